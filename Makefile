@@ -1,0 +1,49 @@
+# The commands people type. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help site serve test check new bench clean
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export NO_MKDOCS_2_WARNING := 1
+
+help: ## List these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-7s %s\n", $$1, $$2}'
+
+# One environment for everything, at exactly the versions of constraints.txt.
+# torch goes first: with it in place no other package asks for another build of it.
+$(READY): pyproject.toml constraints.txt
+	@echo "papernotes: setting up $(VENV) (a few minutes, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "papernotes needs Python 3.11 or newer; point PYTHON at one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools wheel
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $(READY)
+
+site: $(READY) ## Install, run the snippets that are stale, build site/
+	@echo "papernotes: running what is stale, then building site/"
+	@$(BIN)/mkdocs build
+	@echo "papernotes: site/ is built; browse it with 'make serve'"
+
+serve: $(READY) ## Browse at localhost:8000; edits show at once
+	@$(BIN)/mkdocs serve
+
+test: $(READY) ## Run every test: notes, methods, kernels, generator, browser
+	@echo "papernotes: testing (about five minutes on two cores)"
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types, and every problem of every note
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/papernotes check
+
+new: $(READY) ## Begin a note: make new SLUG=my_paper TITLE="My Paper"
+	@$(BIN)/papernotes new $(SLUG) $(if $(TITLE),--title "$(TITLE)")
+
+bench: $(READY) ## Measure the generator (benchmarks/)
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove built pages, stored results and caches; keep the environment
+	@rm -rf .papernotes build .pytest_cache .ruff_cache .mypy_cache
+	@find site -mindepth 1 ! -name .gitkeep -delete
+	@echo "papernotes: cleaned; $(VENV) is kept (remove it by hand)"

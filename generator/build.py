@@ -1,0 +1,53 @@
+"""A project comes in; its pages and files, and everything that is wrong with it, go out: load, check, run, render."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.check import check
+from generator.load import load
+from generator.pages import assets, pages
+from generator.render import Site
+from generator.run import Limits, Runs, Watcher, run, store_of, stored
+from generator.schema import Asset, Library, Page, Problem
+
+
+@dataclass(frozen=True)
+class Built:
+    """A whole site, in memory."""
+
+    library: Library
+    runs: Runs
+    pages: list[Page]
+    assets: list[Asset]
+    problems: list[Problem]
+
+    @property
+    def sound(self) -> bool:
+        """Return whether nothing is wrong and every snippet ran."""
+        return not self.problems and not self.runs.failures
+
+
+def build(
+    root: Path,
+    *,
+    execute: bool = True,
+    retry: bool = True,
+    jobs: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    watch: Watcher = lambda kind, event: None,
+    directory_urls: bool = True,
+    repository: str = "",
+) -> Built:
+    """Build the site of the project in `root`; without `execute`, from stored results alone."""
+    library = load(root)
+    problems = check(library)
+    runs = (
+        run(library, store_of(root), jobs=jobs, retry=retry, limits=limits, watch=watch)
+        if execute
+        else stored(library, store_of(root))
+    )
+    site = Site(library, runs.results, runs.failures, directory_urls, repository)
+    made, found = pages(site)
+    return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (one.file, one.line)))

@@ -1,0 +1,164 @@
+"""A library comes in; the problems that show only across its files go out."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from generator.embeds import CITATION, EMBEDS, LINK, TemplateSyntaxError, calls, definitions, reading
+from generator.formulae import FormulaError, mathml
+from generator.schema import Library, Note, Problem, Snippet
+from generator.spelling import nearest
+
+
+def check(library: Library) -> list[Problem]:
+    """Return every problem of the library, those of the loader included, by file and line."""
+    tags = Counter(tag for note in library.notes for tag in note.front.tags)
+    found = list(library.problems)
+    for snippet in library.snippets.values():
+        found += _snippet(snippet, library)
+    for note in library.notes:
+        for rule in (_papers, _relations, _claims, _links, _formulae, _embeds):
+            found += rule(note, library)
+        found += _tags(note, tags)
+    return sorted(set(found), key=lambda one: (one.file, one.line, one.what))
+
+
+def _papers(note: Note, library: Library) -> Iterator[Problem]:
+    for number, key in enumerate(note.front.papers):
+        if key not in library.papers:
+            line = note.line("papers", number)
+            yield Problem(note.file, line, f"unknown paper '{key}'", _add_paper(key, library))
+    if note.front.kind == "paper" and not note.front.papers:
+        fix = "name its keys of notes/library.bib, or choose another kind"
+        yield Problem(note.file, note.line("kind"), "a note of kind paper without papers", fix)
+
+
+def _add_paper(key: str, library: Library) -> str:
+    close = get_close_matches(key, library.papers, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else "add its BibTeX entry to notes/library.bib"
+
+
+def _tags(note: Note, tags: Counter[str]) -> Iterator[Problem]:
+    """Take a tag that only this note uses, and that all but equals a tag in use, for a slip of the pen."""
+    for number, tag in enumerate(note.front.tags):
+        others = [other for other in tags if other != tag and tags[other] >= tags[tag]]
+        if tags[tag] == 1 and (close := get_close_matches(tag, others, n=1, cutoff=0.88)):
+            fix = f"did you mean '{close[0]}'?"
+            yield Problem(note.file, note.line("tags", number), f"unknown tag '{tag}'", fix)
+
+
+def _relations(note: Note, library: Library) -> Iterator[Problem]:
+    for number, relation in enumerate(note.front.relations):
+        line = note.line("relations", number)
+        if relation.slug == note.slug:
+            yield Problem(note.file, line, "a relation of the note to itself", "name another note")
+        elif relation.slug not in library.by_slug and relation.slug not in library.broken:
+            yield Problem(note.file, line, f"unknown note '{relation.slug}'", nearest(relation.slug, library.by_slug))
+
+
+def _claims(note: Note, library: Library) -> Iterator[Problem]:
+    for number, claim in enumerate(note.front.claims):
+        line = note.line("claims", number)
+        untested = claim.verdict == "untested" and claim.because
+        if not claim.metric and not claim.reported and not untested:
+            fix = "name metric and expect, or mark it 'reported: true'"
+            yield Problem(note.file, line, "claim without metric", fix)
+        if claim.metric and not _runs(note.slug, library):
+            fix = f"add snippets/{note.slug}/experiment.py, or mark the claim 'reported: true'"
+            yield Problem(note.file, line, "claim to test, but no experiment", fix)
+
+
+def _links(note: Note, library: Library) -> Iterator[Problem]:
+    text, _ = reading(note.body)
+    for number, line in enumerate(text.split("\n"), start=note.body_line):
+        for link in LINK.finditer(line):
+            slug = link[1].strip().partition("#")[0]
+            if slug not in library.by_slug and slug not in library.broken:
+                yield Problem(note.file, number, f"link to unknown note '{slug}'", nearest(slug, library.by_slug))
+        for citation in CITATION.finditer(line):
+            for key in (part.strip().removeprefix("@") for part in citation[1].split(";")):
+                if key not in library.papers:
+                    yield Problem(note.file, number, f"unknown paper '{key}'", _add_paper(key, library))
+
+
+def _formulae(note: Note, library: Library) -> Iterator[Problem]:
+    for kind, piece, line in reading(note.body)[1]:
+        if kind.endswith("math"):
+            try:
+                mathml(piece, display=kind == "display math")
+            except FormulaError as error:
+                yield Problem(
+                    note.file,
+                    note.body_line + line - 1,
+                    f"formula: {error}",
+                    "mend the LaTeX, or write \\$ for a dollar",
+                )
+
+
+def _embeds(note: Note, library: Library) -> Iterator[Problem]:
+    try:
+        found = calls(note)
+    except TemplateSyntaxError as error:
+        fix = "close it, or put it in a code span if it is no embed"
+        yield Problem(note.file, error.lineno + note.body_line - 1, f"Jinja: {error.message}", fix)
+        return
+    for call in found:
+
+        def wrong(what: str, fix: str, line: int = call.line) -> Problem:
+            return Problem(note.file, line, what, fix)
+
+        slug = call.arguments.get("of") or note.slug
+        if call.name not in EMBEDS:
+            yield wrong(f"unknown embed '{call.name}'", nearest(call.name, EMBEDS))
+        elif extra := [key for key in call.arguments if key not in (*EMBEDS[call.name], "of")]:
+            yield wrong(f"{call.name}() takes no '{extra[0]}'", nearest(extra[0], (*EMBEDS[call.name], "of")))
+        elif EMBEDS[call.name] and EMBEDS[call.name][0] not in call.arguments:
+            yield wrong(f"{call.name}() needs a {EMBEDS[call.name][0]}", f'as in {call.name}("…")')
+        elif slug not in library.snippets and call.name != "claims":
+            yield wrong(f"{call.name}(): there is no snippets/{slug}/", nearest(slug, library.snippets))
+        elif call.name == "source":
+            yield from _source(call.arguments, library.snippets[slug], wrong)
+
+
+def _source(arguments: dict, snippet: Snippet, wrong) -> Iterator[Problem]:
+    file, name = arguments.get("file"), arguments.get("name")
+    if file not in snippet.files:
+        yield wrong(f"source(): no file '{file}' in snippets/{snippet.slug}/", nearest(str(file), snippet.files))
+    elif name:
+        try:
+            known = definitions(snippet.folder / str(file))
+        except SyntaxError:
+            return  # reported once, with the snippet
+        if name not in known:
+            yield wrong(f"source(): {file} defines no '{name}'", nearest(str(name), known))
+
+
+def _snippet(snippet: Snippet, library: Library) -> Iterable[Problem]:
+    folder = f"snippets/{snippet.slug}"
+    if snippet.slug not in library.by_slug and snippet.slug not in library.broken:
+        fix = f"write notes/{snippet.slug}.md, or remove the folder"
+        yield Problem(folder, 1, "orphan snippet: no note of this name", fix)
+    for needed in ("method.py", "experiment.py"):
+        if needed not in snippet.files:
+            yield Problem(folder, 1, f"no {needed}", f"add {folder}/{needed}")
+    if not (library.root / "tests" / "snippets" / f"test_{snippet.slug}.py").exists():
+        yield Problem(folder, 1, "no test of what the paper claims", f"add tests/snippets/test_{snippet.slug}.py")
+    for file in snippet.files:
+        path = snippet.folder / file
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            yield Problem(f"{folder}/{file}", error.lineno or 1, f"Python: {error.msg}", "mend the syntax")
+        except (UnicodeDecodeError, ValueError):
+            yield Problem(f"{folder}/{file}", 1, "not UTF-8 text", "save the file as UTF-8")
+        else:
+            names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            if file == "experiment.py" and "run" not in names:
+                yield Problem(f"{folder}/{file}", 1, "no function run(record)", "define run(record)")
+
+
+def _runs(slug: str, library: Library) -> bool:
+    return slug in library.snippets and library.snippets[slug].runs

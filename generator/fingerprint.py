@@ -1,0 +1,157 @@
+"""A snippet comes in; the key of its result goes out, and the answer to "why is this stale?"."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from generator.schema import Snippet
+
+LOCAL = ("snippets", "generator")
+"""Packages of the project: their code is part of a result's key."""
+PACKAGES = ("torch", "triton", "numpy", "matplotlib", "scikit-learn", "scipy")
+
+Parts = dict[str, str]
+"""What a result depends on: a name such as 'snippets/elu/method.py: elu' or 'torch', and its digest or version."""
+
+
+def fingerprint(snippet: Snippet, root: Path) -> Parts:
+    """Return everything the result of a snippet depends on, part by part."""
+    parts: Parts = {}
+    for path in sorted(_reached(snippet.folder / "experiment.py", root)):
+        name = path.relative_to(root).as_posix()
+        for definition, digest in _meaning(path, path.stat().st_mtime_ns).items():
+            parts[f"{name}: {definition}"] = digest
+        for data in _declared_data(path):
+            parts[data.relative_to(root).as_posix()] = _digest(data.read_bytes()) if data.is_file() else "missing"
+    return parts | _versions()
+
+
+def key_of(parts: Parts) -> str:
+    """Return the key under which a result with these parts is stored."""
+    return _digest(json.dumps(parts, sort_keys=True).encode())
+
+
+def reasons(before: Parts, now: Parts) -> list[str]:
+    """Say what changed between two fingerprints, in words."""
+    said = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        file, _, definition = name.partition(": ")
+        if not definition and "/" not in name:
+            said.append(f"{name} {old or 'absent'} → {new or 'absent'}")
+            continue
+        what = "appeared" if old is None else "is gone" if new is None else "changed"
+        said.append(f"{file}: {definition} {what}" if definition else f"{file} {what}")
+    return said
+
+
+def device_kind() -> str:
+    """Return 'cpu', or the kind of accelerator the driver shows; torch is not asked, for that would import it."""
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    for line in gpus[0].read_text().splitlines() if gpus else ():
+        if line.startswith("Model:"):
+            return line.removeprefix("Model:").strip()
+    return "rocm" if Path("/dev/kfd").exists() else "cpu"
+
+
+@lru_cache(maxsize=1)
+def _versions() -> Parts:
+    parts = {"Python": platform.python_version(), "device": device_kind(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            parts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            parts[package] = "absent"
+    return parts
+
+
+def _reached(start: Path, root: Path) -> set[Path]:
+    """Return the file and every project file it imports, directly or not; cycles are no matter."""
+    reached: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        path = waiting.pop()
+        if path in reached or not path.is_file():
+            continue
+        reached.add(path)
+        waiting += _imports(path, path.stat().st_mtime_ns, root)
+    return reached
+
+
+@lru_cache(maxsize=4096)
+def _imports(path: Path, changed: int, root: Path) -> list[Path]:
+    here = path.relative_to(root).with_suffix("").parts
+    modules: list[tuple[str, ...]] = []
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            modules += [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = here[: len(here) - node.level] if node.level else ()
+            base = (*above, *(node.module.split(".") if node.module else ()))
+            modules += [base, *((*base, alias.name) for alias in node.names)]
+    found = []
+    for module in modules:
+        if module and module[0] in LOCAL:
+            for end in range(1, len(module) + 1):
+                stem = root.joinpath(*module[:end])
+                found += [stem.with_suffix(".py"), stem / "__init__.py"]
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _meaning(path: Path, changed: int) -> Parts:
+    """Return a digest for each top-level definition of a file, blind to comments, docstrings and layout."""
+    tree = _parse(path)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ):
+            node.body = [one for one in body if not _is_string(one)]
+    parts: Parts = {}
+    rest = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and f"{node.name}" not in parts:
+            parts[node.name] = _digest(ast.dump(node).encode())
+        else:
+            rest.append(ast.dump(node))
+    # The order of definitions counts too: a later one may use or replace an earlier.
+    order = [getattr(node, "name", "") for node in tree.body if getattr(node, "name", "")]
+    return parts | {"module level": _digest("\n".join([*order, *rest]).encode())}
+
+
+def _is_string(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _declared_data(path: Path) -> list[Path]:
+    """Return the files that a module names in `DATA = ["file", …]`, beside itself."""
+    for node in _parse(path).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "DATA" for t in node.targets):
+            try:
+                return [path.parent / name for name in ast.literal_eval(node.value)]
+            except (ValueError, TypeError):
+                return []
+    return []
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        # It will fail when it runs, and say why; its bytes are all the meaning it has.
+        return ast.Module(body=[ast.Expr(ast.Constant(value=path.read_bytes()))], type_ignores=[])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

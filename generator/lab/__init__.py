@@ -1,0 +1,1 @@
+"""What runs inside a snippet's own process: may import torch, never mkdocs or pydantic."""

@@ -1,0 +1,323 @@
+"""Orders come in as JSON lines; a warm parent forks one bounded process for each, and says how it ended.
+
+Started by `generator.run` as `python -m generator.lab.nursery ROOT JOBS`; ends, with all its children, when its
+standard input closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import random
+import resource
+import selectors
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TAIL = 8 * 1024
+"""Bytes of output kept of each snippet: the last ones."""
+OUT_OF_MEMORY = 77
+RAISED = 78
+
+
+@dataclass
+class Child:
+    """A snippet's process, and what is known of it."""
+
+    order: dict[str, Any]
+    pid: int
+    output: int
+    started: float
+    tail: deque[bytes] = field(default_factory=deque)
+    kept: int = 0
+    timed_out: bool = False
+
+    def keep(self, data: bytes) -> None:
+        """Keep the last bytes of the output, and no more."""
+        self.tail.append(data)
+        self.kept += len(data)
+        while self.kept - len(self.tail[0]) > TAIL:
+            self.kept -= len(self.tail.popleft())
+
+
+def main(root: Path, jobs: int) -> None:
+    """Take orders until standard input closes; run at most `jobs` at a time."""
+    sys.path.insert(0, str(root))
+    _warm_up()
+    _say(event="ready")
+    waiting: deque[dict[str, Any]] = deque()
+    running: dict[int, Child] = {}
+    selector = selectors.DefaultSelector()
+    os.set_blocking(0, False)
+    selector.register(0, selectors.EVENT_READ)
+    unread = b""
+    try:
+        while True:
+            while waiting and len(running) < jobs:
+                child = _start(waiting.popleft())
+                running[child.output] = child
+                selector.register(child.output, selectors.EVENT_READ)
+                _say(event="started", slug=child.order["slug"])
+            for ready, _ in selector.select(timeout=0.1):
+                data = os.read(ready.fd, 65536)
+                if ready.fd == 0:
+                    if not data:
+                        return
+                    *lines, unread = (unread + data).split(b"\n")
+                    waiting.extend(json.loads(line) for line in lines)
+                elif data:
+                    running[ready.fd].keep(data)
+            for child in list(running.values()):
+                if not child.timed_out and time.monotonic() - child.started > child.order["timeout"]:
+                    child.timed_out = True
+                    _kill(child.pid)
+                if status := _ended(child.pid):
+                    selector.unregister(child.output)
+                    del running[child.output]
+                    _finish(child, *status)
+    finally:
+        for child in running.values():
+            _kill(child.pid)
+
+
+def _warm_up() -> None:
+    """Import once what every snippet needs; nothing here may start a thread, for a fork would lose it."""
+    import matplotlib
+    import numpy as np
+    import torch
+
+    import generator.lab.figures
+    import generator.lab.recorder  # noqa: F401
+
+    matplotlib.use("Agg")
+    torch.set_num_threads(1)
+    np.zeros(1)
+    with contextlib.suppress(ImportError):
+        import triton
+        import triton.language  # noqa: F401
+
+
+def _start(order: dict[str, Any]) -> Child:
+    reading, writing = os.pipe()
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _become(order, writing)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    return Child(order, pid, reading, started)
+
+
+def _become(order: dict[str, Any], output: int) -> None:
+    """Turn the forked process into the snippet's own: bounded, silent towards the parent, and gone when done."""
+    code = RAISED
+    try:
+        os.setsid()
+        os.close(_VOICE)
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        faulthandler.enable()
+        _bound_memory(order["memory"])
+        run_snippet(order["slug"], Path(order["folder"]))
+        code = 0
+    except MemoryError:
+        code = OUT_OF_MEMORY
+        print("MemoryError", file=sys.stderr)
+    except BaseException as error:
+        code = OUT_OF_MEMORY if "can't allocate memory" in str(error) or "alloc_cpu" in str(error) else RAISED
+        _report(error, Path(order["folder"]))
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_snippet(slug: str, folder: Path) -> None:
+    """Run `snippets.<slug>.experiment` with a fixed seed and leave `result.json` and the figures in the folder."""
+    import importlib
+
+    import numpy as np
+    import torch
+
+    from generator.lab.recorder import Recorder
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    experiment = importlib.import_module(f"snippets.{slug}.experiment")
+    record = Recorder(slug, folder)
+    home = os.getcwd()
+    with _scratch(folder) as scratch:
+        os.chdir(scratch)
+        try:
+            experiment.run(record)
+            kernels = _prove(getattr(experiment, "KERNELS", ()))
+        finally:
+            os.chdir(home)
+    record.save(kernels=kernels, provenance=_provenance(time.monotonic() - started))
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path):
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder) as name:
+        yield name
+
+
+def _prove(kernels: Any) -> dict[str, Any]:
+    """Return, for each declared kernel, how it agrees with its twin on this device."""
+    from dataclasses import asdict
+
+    import torch
+
+    from generator.lab.kernels import describe, parity
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = "Triton's interpreter" if device.type == "cpu" else torch.cuda.get_device_name()
+    return {
+        kernel.name: {
+            **describe(kernel),
+            "device": where,
+            "parity": [{**_finite(asdict(one)), "holds": one.holds} for one in parity(kernel, device)],
+        }
+        for kernel in kernels
+    }
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with infinities as text: JSON has none."""
+    return {
+        name: str(value) if isinstance(value, float) and value == float("inf") else value for name, value in row.items()
+    }
+
+
+def _provenance(seconds: float) -> dict[str, Any]:
+    import datetime
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    versions = {}
+    for package in ("torch", "triton", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "measured": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seconds": round(seconds, 2),
+        "peak_memory": peak,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU ({platform.machine()}), one thread",
+        **versions,
+    }
+
+
+def _bound_memory(limit: int) -> None:
+    """Allow so many bytes beyond what the warm parent already holds."""
+    held = 0
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status") as status:
+        held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _report(error: BaseException, folder: Path) -> None:
+    """Print the traceback from the snippet's own frames on, and leave the one-line error for the parent."""
+    if isinstance(error, SystemExit):
+        line = f"called sys.exit({error.code!r})"
+    else:
+        line = "".join(traceback.format_exception_only(error)).strip()
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__
+    ]
+    print("".join(traceback.format_list(frames)) + line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        (folder / "error.txt").write_text(line, encoding="utf-8")
+
+
+def _ended(pid: int) -> tuple[int, float] | None:
+    done, status, usage = os.wait4(pid, os.WNOHANG)
+    return (status, usage.ru_maxrss) if done else None
+
+
+def _finish(child: Child, status: int, peak: float) -> None:
+    with contextlib.suppress(OSError):
+        while data := os.read(child.output, 65536):
+            child.keep(data)
+    os.close(child.output)
+    _kill(child.pid)  # whatever it left running
+    outcome, error = _outcome(child, status)
+    tail = b"".join(child.tail)[-TAIL:].decode("utf-8", "replace")
+    seconds = time.monotonic() - child.started
+    _say(event="finished", slug=child.order["slug"], outcome=outcome, error=error, tail=tail, seconds=seconds)
+
+
+def _outcome(child: Child, status: int) -> tuple[str, str]:
+    note = Path(child.order["folder"]) / "error.txt"
+    line = note.read_text(encoding="utf-8") if note.exists() else ""
+    note.unlink(missing_ok=True)
+    if child.timed_out:
+        return "timed out", f"did not end within {child.order['timeout']:g} s"
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        return "killed", f"killed by signal {os.WTERMSIG(status)} ({name})"
+    code = os.waitstatus_to_exitcode(status)
+    if code == OUT_OF_MEMORY:
+        return "out of memory", line or f"needed more than {child.order['memory'] / 2**30:.1f} GiB"
+    if code == RAISED:
+        return "raised", line or "raised an exception"
+    if not (Path(child.order["folder"]) / "result.json").exists():
+        return "exited", f"left with status {code} before it was done"
+    return "succeeded", ""
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _say(**event: Any) -> None:
+    line = json.dumps(event).encode() + b"\n"
+    os.write(_VOICE, line) if len(line) < 4096 else _write_all(line)
+
+
+def _write_all(data: bytes) -> None:
+    while data:
+        data = data[os.write(_VOICE, data) :]
+
+
+_VOICE = 1
+
+if __name__ == "__main__":
+    # Standard output carries events alone: what an import prints goes to standard error.
+    _VOICE = os.dup(1)
+    os.set_inheritable(_VOICE, False)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main(Path(sys.argv[1]), int(sys.argv[2]))

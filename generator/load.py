@@ -1,0 +1,208 @@
+"""Files come in; records go out, and for what is wrong with a file, problems with its line and how to mend it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from generator.bibliography import load_papers
+from generator.schema import SLUG, Claim, Expect, FrontMatter, Library, Note, Problem, RelationKind, Snippet, dotted
+from generator.spelling import nearest
+
+HOME = "index.md"
+RESERVED = {"index", "notes", "tags", "papers", "claims", "kernels", "methods", "runs", "api", "assets", "search"}
+NOTE_LIMIT = 2_000_000
+DEPTH_LIMIT = 20
+
+
+def load(root: Path) -> Library:
+    """Read the whole project; what cannot be read becomes problems, never an exception."""
+    papers, problems = load_papers(root / "notes" / "library.bib", root)
+    notes: list[Note] = []
+    broken: dict[str, tuple[Problem, ...]] = {}
+    seen: dict[str, str] = {}
+    for path in sorted((root / "notes").rglob("*.md")):
+        if path.name == HOME and path.parent == root / "notes":
+            continue
+        found = _load_note(path, root)
+        if isinstance(found, Note) and (first := seen.get(found.slug)):
+            found = [Problem(found.file, 1, f"duplicate slug '{found.slug}', also {first}", "rename one of them")]
+            problems.extend(found)
+            continue
+        seen[path.stem] = path.relative_to(root).as_posix()
+        if isinstance(found, Note):
+            notes.append(found)
+        else:
+            problems.extend(found)
+            broken[path.stem] = tuple(found)
+    snippets = load_snippets(root)
+    return Library(
+        root=root, notes=tuple(notes), papers=papers, snippets=snippets, problems=tuple(problems), broken=broken
+    )
+
+
+def load_snippets(root: Path) -> dict[str, Snippet]:
+    """Return every folder of snippets/ that holds Python files."""
+    found = {}
+    for folder in sorted(root.glob("snippets/*/")):
+        files = tuple(sorted(path.name for path in folder.glob("*.py")))
+        if files and not folder.name.startswith((".", "_")):
+            found[folder.name] = Snippet.model_construct(slug=folder.name, folder=folder, files=files)
+    return found
+
+
+def _load_note(path: Path, root: Path) -> Note | list[Problem]:
+    file = path.relative_to(root).as_posix()
+
+    def wrong(line: int, what: str, fix: str) -> list[Problem]:
+        return [Problem(file, line, what, fix)]
+
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        return wrong(1, "symbolic link that leaves the project", "copy the file into notes/")
+    try:
+        if path.stat().st_size > NOTE_LIMIT:
+            return wrong(
+                1, f"larger than {NOTE_LIMIT // 1_000_000} MB", "split the note, or record tables in its experiment"
+            )
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return wrong(line, "not UTF-8", "save the file as UTF-8")
+    except OSError as error:
+        return wrong(1, f"cannot be read: {error.strerror}", "check the file and its permissions")
+    if not re.fullmatch(SLUG, path.stem):
+        return wrong(1, f"'{path.stem}' is no slug", "name the file with lower-case letters, digits and '_'")
+    if path.stem in RESERVED:
+        return wrong(1, f"'{path.stem}' is an address the site uses itself", "rename the note")
+
+    head, body, body_line = _split(text)
+    if head is None:
+        return wrong(1, "no front matter", "begin the file with '---', the front matter, and '---'")
+    node = _compose(head, file)
+    if isinstance(node, Problem):
+        return [node]
+    lines, duplicates = _index(node)
+    problems = [Problem(file, line, f"'{key}' is given twice", "keep one of them") for key, line in duplicates]
+    try:
+        raw = yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:
+        return wrong(_yaml_line(error), f"front matter: {_yaml_reason(error)}", "mend the value")
+    try:
+        front = FrontMatter.model_validate(raw)
+        note = Note(slug=path.stem, file=file, front=front, body=body, body_line=body_line, lines=lines)
+    except ValidationError as error:
+        return problems + [_explain(one, file, lines) for one in error.errors()]
+    return problems or note
+
+
+def _split(text: str) -> tuple[str | None, str, int]:
+    """Return front matter (or None), body, and the line on which the body starts."""
+    lines = text.split("\n")
+    if lines[0].rstrip() != "---":
+        return None, text, 1
+    for number, line in enumerate(lines[1:], start=1):
+        if line.rstrip() in ("---", "..."):
+            # Line 1 is the fence, so the YAML is padded by one line to keep its line numbers.
+            return "\n" + "\n".join(lines[1:number]), "\n".join(lines[number + 1 :]), number + 2
+    return None, text, 1
+
+
+def _compose(head: str, file: str) -> yaml.MappingNode | Problem:
+    try:
+        # An alias can make a small file enormous, deep nesting a slow one; no note needs either.
+        depth = 0
+        for event in yaml.parse(head, Loader=yaml.SafeLoader):
+            line = getattr(event.start_mark, "line", 0) + 1
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                return Problem(file, line, "front matter: YAML aliases are not used here", "write the value out")
+            if depth > DEPTH_LIMIT:
+                return Problem(file, line, "front matter: nested too deeply", "close the brackets")
+        node = yaml.compose(head, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        fix = "quote values that hold ': ' or start with a special character"
+        return Problem(file, _yaml_line(error), f"front matter: {_yaml_reason(error)}", fix)
+    if not isinstance(node, yaml.MappingNode):
+        return Problem(file, 1, "front matter is not a mapping", "write lines such as 'title: …'")
+    return node
+
+
+def _yaml_line(error: Exception) -> int:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return mark.line + 1 if mark else 1
+
+
+def _yaml_reason(error: Exception) -> str:
+    return str(getattr(error, "problem", None) or error).splitlines()[0]
+
+
+def _index(node: yaml.Node, path: tuple[object, ...] = ()) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """Return the line of every entry by its dotted path, and the keys that are given twice."""
+    lines = {dotted(path): node.start_mark.line + 1} if path else {}
+    duplicates: list[tuple[str, int]] = []
+    children: Iterable[tuple[object, yaml.Node, int]] = ()
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value if isinstance(key, yaml.ScalarNode) else "?" for key, _ in node.value]
+        marks = [key.start_mark.line + 1 for key, _ in node.value]
+        duplicates += [(key, marks[n]) for n, key in enumerate(keys) if key in keys[:n]]
+        children = [(key, value, mark) for key, (_, value), mark in zip(keys, node.value, marks, strict=True)]
+    elif isinstance(node, yaml.SequenceNode):
+        children = [(n, value, value.start_mark.line + 1) for n, value in enumerate(node.value)]
+    for key, value, mark in children:
+        below, twice = _index(value, (*path, key))
+        lines.update(below)
+        lines[dotted((*path, key))] = mark
+        duplicates += twice
+    return lines, duplicates
+
+
+_MODELS: dict[str, type[BaseModel]] = {"claims": Claim, "expect": Expect}
+_FIXES = {
+    "missing": "add it",
+    "date_type": "write it as 2026-11-21",
+    "date_from_datetime_parsing": "write it as 2026-11-21",
+    "string_type": "put the value in quotes",
+    "tuple_type": "write a list, as in [one, two]",
+    "bool_parsing": "write true or false",
+}
+
+
+def _explain(error: Any, file: str, lines: dict[str, int]) -> Problem:
+    """Turn one validation error into a problem that names the place, the fault and the mend."""
+    path = tuple(part for part in error["loc"] if not str(part).startswith(("constrained-", "function-")))
+    while path and dotted(path) not in lines and error["type"] != "missing":
+        path = path[:-1]
+    line = next((lines[dotted(path[:end])] for end in range(len(path), 0, -1) if dotted(path[:end]) in lines), 1)
+    name = str(path[-1]) if path else "front matter"
+    where = f"'{dotted(path)}'" if path else "front matter"
+    if error["type"] == "extra_forbidden":
+        model = _MODELS.get(next((str(part) for part in reversed(path[:-1]) if str(part) in _MODELS), ""), FrontMatter)
+        return Problem(file, line, f"unknown key '{name}'", nearest(name, model.model_fields))
+    if error["type"] == "missing":
+        return Problem(file, line, f"{where} is missing", _FIXES["missing"])
+    if error["type"] == "literal_error":
+        choices = error["ctx"]["expected"].replace("'", "")
+        if path[:1] == ("relations",):
+            return Problem(
+                file,
+                line=line,
+                what=f"unknown relation '{error['input']}'",
+                fix=nearest(str(error["input"]), get_args(RelationKind)),
+            )
+        return Problem(file, line, f"{where} is '{error['input']}'", f"use one of {choices}")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        message, fix = (
+            f"{where} is '{error['input']}'",
+            "use lower-case letters and digits (tags: hyphens; slugs and metrics: '_')",
+        )
+        return Problem(file, line, message, fix)
+    if error["type"] == "value_error":
+        head, _, fix = message.partition(": ")
+        return Problem(file, line, f"{where}: {head}", fix)
+    return Problem(file, line, f"{where}: {message[0].lower()}{message[1:]}", _FIXES.get(error["type"], ""))

@@ -1,0 +1,51 @@
+"""Text and HTML come in; HTML that Markdown leaves alone goes out."""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+
+_MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "\\*_`[]$~^|"})
+
+
+def escape(text: object) -> str:
+    """Return text as HTML in which neither HTML nor Markdown finds anything to do."""
+    return proof(html.escape(str(text)))
+
+
+def proof(markup: str) -> str:
+    """Return HTML whose characters Markdown would read as its own are written as entities."""
+    return markup.translate(_MARKDOWN)
+
+
+def block(markup: str) -> str:
+    """Return HTML as one block that no Markdown engine splits: no blank lines, blank lines around it."""
+    return "\n\n" + re.sub(r"\n\s*\n+", "\n", markup.strip()) + "\n\n"
+
+
+def fence(code: str, language: str, title: str = "") -> str:
+    """Return code as a fenced block whose fence is longer than any run of backticks in it."""
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", code)), default=0))
+    head = f'{ticks}{language} title="{title}"' if title else f"{ticks}{language}"
+    return f"\n\n{head}\n{code.rstrip()}\n{ticks}\n\n"
+
+
+def address(source: str, target: str, directory_urls: bool = True) -> str:
+    """Return the relative address of a page (.md) or file of the site as seen from a page."""
+    target, _, anchor = target.partition("#")
+    if target.endswith(".md"):
+        target = served(target, directory_urls)
+    here = posixpath.dirname(served(source, directory_urls) + "x")
+    found = posixpath.relpath(target or ".", here or ".")
+    if target.endswith("/") or not target:
+        found += "/"
+    return found + (f"#{anchor}" if anchor else "")
+
+
+def served(page: str, directory_urls: bool = True) -> str:
+    """Return where a page is served: 'elu.md' at 'elu/', 'index.md' at ''."""
+    stem = page.removesuffix(".md")
+    if not directory_urls:
+        return f"{stem}.html"
+    return "" if stem == "index" else f"{stem.removesuffix('/index')}/"

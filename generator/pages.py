@@ -1,0 +1,185 @@
+"""All notes and their results come in; the pages and files that are made from all of them go out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from generator import claims, markup
+from generator.render import Site, count_verdicts, partial, render, render_home, templates
+from generator.schema import Asset, Note, Page, Problem
+
+ASSETS = Path(__file__).parent / "assets"
+NEWEST = 12
+"""Cards on the home page; the rest are on the page of all notes."""
+
+
+def pages(site: Site) -> tuple[list[Page], list[Problem]]:
+    """Return every page of the site, and what the notes name that is not there."""
+    made, problems = [], []
+    for note in site.library.notes:
+        page, found = render(note, site)
+        made.append(page)
+        problems += [*found, *claims.problems(note, site.results.get(note.slug))]
+    made += [_broken(slug, found) for slug, found in site.library.broken.items()]
+    home, found = _home(site)
+    made += [home, _all_notes(site), _all_claims(site), _all_kernels(site), *_tags(site), *_papers(site)]
+    problems += [*found, *_disagreeing(site)]
+    return made, problems
+
+
+def assets(site: Site) -> list[Asset]:
+    """Return every file of the site that is no page: the generator's own, each snippet's code, each figure."""
+    own = [
+        Asset(path=f"assets/papernotes/{path.relative_to(ASSETS).as_posix()}", source=path)
+        for path in sorted(ASSETS.rglob("*"))
+        if path.is_file()
+    ]
+    code = [
+        Asset(path=f"files/{slug}/{file}", source=snippet.folder / file)
+        for slug, snippet in site.library.snippets.items()
+        for file in snippet.files
+    ]
+    figures = [
+        Asset(path=f"files/{slug}/{file}", source=result.folder / file)
+        for slug, result in site.results.items()
+        for figure in result.figures.values()
+        for file in figure["files"]
+    ]
+    return own + code + figures
+
+
+def newest_first(notes: Iterable[Note]) -> list[Note]:
+    """Return notes by the day they were added, newest first, and by title within a day."""
+    return sorted(notes, key=lambda note: (-note.front.added.toordinal(), note.front.title.lower()))
+
+
+def _page(path: str, template: str, site: Site, **values: Any) -> Page:
+    def link(target: str) -> str:
+        return markup.address(path, target, site.directory_urls)
+
+    return Page(path=path, markdown=templates().get_template(template).render(link=link, **values))
+
+
+def _cards(path: str, notes: Iterable[Note], site: Site) -> Markup:
+    return Markup(partial("cards", cards=[_card(path, note, site) for note in notes]))
+
+
+def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
+    papers = [site.library.papers[key] for key in note.front.papers if key in site.library.papers]
+    result = site.results.get(note.slug)
+    figure = None
+    if result and result.figures:
+        cover = result.figures.get(note.front.cover or "") or next(iter(result.figures.values()))
+        figure = Markup((result.folder / cover["files"][0]).read_text(encoding="utf-8"))
+    line = f"{papers[0].short_authors}, {papers[0].year}" if papers else f"{note.front.kind}, {note.front.added.year}"
+    return {
+        "href": markup.address(path, f"{note.slug}.md", site.directory_urls),
+        "title": note.front.title,
+        "line": line,
+        "summary": note.front.summary,
+        "figure": figure,
+        "counts": count_verdicts(claims.judge_all(note, result)),
+    }
+
+
+def _home(site: Site) -> tuple[Page, list[Problem]]:
+    file = site.library.root / "notes" / "index.md"
+
+    def cards() -> Markup:
+        return _cards("index.md", newest_first(site.library.notes)[:NEWEST], site)
+
+    def counts() -> str:
+        judged = [one for note in site.library.notes for one in claims.judge_all(note, site.results.get(note.slug))]
+        kernels = sum(len(result.kernels) for result in site.results.values())
+        return partial("counts", notes=len(site.library.notes), kernels=kernels, counts=count_verdicts(judged))
+
+    text, problems = render_home(file, site, {"cards": cards, "counts": counts})
+    if not text.startswith("---"):
+        text = "---\nhide: [navigation, toc]\n---\n\n" + text
+    return Page(path="index.md", markdown=text, source="notes/index.md"), problems
+
+
+def _all_notes(site: Site) -> Page:
+    rows = []
+    for note in newest_first(site.library.notes):
+        papers = [site.library.papers[key] for key in note.front.papers if key in site.library.papers]
+        judged = claims.judge_all(note, site.results.get(note.slug))
+        rows.append({"note": note, "papers": papers, "counts": count_verdicts(judged)})
+    return _page("notes.md", "notes.md", site, rows=rows)
+
+
+def _all_claims(site: Site) -> Page:
+    rows = [
+        {"note": note, "one": one}
+        for note in newest_first(site.library.notes)
+        for one in claims.judge_all(note, site.results.get(note.slug))
+    ]
+    return _page("claims.md", "claims.md", site, rows=rows, counts=count_verdicts([row["one"] for row in rows]))
+
+
+def _all_kernels(site: Site) -> Page:
+    rows = [
+        {
+            "note": site.library.by_slug[slug],
+            "name": name,
+            "kernel": kernel,
+            "agrees": all(p["holds"] for p in kernel["parity"]),
+        }
+        for slug, result in sorted(site.results.items())
+        if slug in site.library.by_slug
+        for name, kernel in result.kernels.items()
+    ]
+    return _page("kernels.md", "kernels.md", site, rows=rows)
+
+
+def _tags(site: Site) -> list[Page]:
+    tagged: dict[str, list[Note]] = defaultdict(list)
+    for note in site.library.notes:
+        for tag in note.front.tags:
+            tagged[tag].append(note)
+    made = [_page("tags/index.md", "tags.md", site, tagged={tag: tagged[tag] for tag in sorted(tagged)})]
+    for tag, notes in sorted(tagged.items()):
+        path = f"tags/{tag}.md"
+        made.append(_page(path, "tag.md", site, tag=tag, n=len(notes), cards=_cards(path, newest_first(notes), site)))
+    return made
+
+
+def _papers(site: Site) -> list[Page]:
+    about: dict[str, list[Note]] = defaultdict(list)
+    for note in site.library.notes:
+        for key in note.front.papers:
+            about[key].append(note)
+    papers = [site.library.papers[key] for key in about if key in site.library.papers]
+    papers.sort(key=lambda paper: (-(paper.year or 0), paper.title.lower()))
+    made = [_page("papers/index.md", "papers.md", site, papers=[(paper, about[paper.key]) for paper in papers])]
+    for paper in papers:
+        path = f"papers/{paper.key}.md"
+        cards = _cards(path, newest_first(about[paper.key]), site)
+        bibtex = Markup(markup.fence(paper.bibtex, "bibtex"))
+        made.append(_page(path, "paper.md", site, paper=paper, cards=cards, bibtex=bibtex))
+    return made
+
+
+def _broken(slug: str, problems: tuple[Problem, ...]) -> Page:
+    said = partial("problems", problems=problems)
+    return Page(path=f"{slug}.md", markdown=f"# {markup.escape(slug)}\n{said}", source=problems[0].file)
+
+
+def _disagreeing(site: Site) -> list[Problem]:
+    return [
+        Problem(
+            f"snippets/{slug}/kernel.py",
+            line=1,
+            what=f"kernel '{name}' disagrees with its twin ({row['dtype']}, {row['direction']})",
+            fix="mend the kernel; a tolerance is never loosened",
+        )
+        for slug, result in site.results.items()
+        for name, kernel in result.kernels.items()
+        for row in kernel["parity"]
+        if not row["holds"]
+    ]

@@ -1,0 +1,94 @@
+"""MkDocs hooks, and nothing else: a built site goes to MkDocs in memory. The one file that knows MkDocs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mkdocs.config import config_options
+from mkdocs.config.base import Config
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.plugins import BasePlugin
+from mkdocs.structure.files import File, Files, InclusionLevel
+
+from generator import __version__
+from generator.build import Built, build
+from generator.run import Limits
+
+log = logging.getLogger("mkdocs.plugins.papernotes")
+STYLES = "assets/papernotes/papernotes.css"
+
+
+class PapernotesConfig(Config):
+    jobs = config_options.Optional(config_options.Type(int))
+    timeout = config_options.Type((int, float), default=120)
+    execute = config_options.Type(bool, default=True)
+
+
+class PapernotesPlugin(BasePlugin[PapernotesConfig]):
+    """Build the notes and hand them over; say what is wrong as MkDocs warnings, which `--strict` turns into failure."""
+
+    def __init__(self) -> None:
+        self.serving = False
+        self.built: Built | None = None
+
+    def on_startup(self, *, command: str, dirty: bool) -> None:
+        self.serving = command == "serve"
+
+    def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
+        if STYLES not in config.extra_css:
+            config.extra_css.insert(0, STYLES)
+        return config
+
+    def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
+        root = Path(config.config_file_path or "mkdocs.yml").resolve().parent
+        # While serving, a snippet that failed is tried again once its code changes, not at every edit of prose.
+        again = not (self.serving and self.built)
+        self.built = built = build(
+            root,
+            execute=self.config.execute,
+            retry=again,
+            jobs=self.config.jobs,
+            limits=Limits(timeout=float(self.config.timeout)),
+            watch=lambda kind, event: self._tell(kind, dict(event)),
+            directory_urls=config.use_directory_urls,
+            repository=config.repo_url or "",
+        )
+        for problem in built.problems:
+            log.warning("%s", problem)
+        for failure in built.runs.failures.values():
+            log.warning("snippets/%s %s: %s\n%s", failure.slug, failure.outcome, failure.error, failure.tail.rstrip())
+        for page in built.pages:
+            self._place(
+                files,
+                File.generated(config, page.path, content=page.markdown, inclusion=InclusionLevel.NOT_IN_NAV),
+                page.source,
+            )
+        for asset in built.assets:
+            if asset.source:
+                self._place(files, File.generated(config, asset.path, abs_src_path=str(asset.source)), "")
+            else:
+                self._place(files, File.generated(config, asset.path, content=asset.text), "")
+        return files
+
+    def on_serve(self, server: LiveReloadServer, *, config: MkDocsConfig, builder: object) -> LiveReloadServer:
+        root = Path(config.config_file_path or "mkdocs.yml").resolve().parent
+        for folder in ("snippets", "generator"):
+            if (root / folder).is_dir():
+                server.watch(str(root / folder))
+        return server
+
+    def _place(self, files: Files, file: File, source: str) -> None:
+        if old := files.get_file_from_path(file.src_uri):
+            files.remove(old)
+        file.generated_by = f"papernotes {__version__}"
+        # A page made from one file of the project keeps its edit link.
+        file.edit_uri = source.removeprefix("notes/") if source.startswith("notes/") else None
+        files.append(file)
+
+    def _tell(self, kind: str, event: dict) -> None:
+        if kind == "started":
+            log.info("papernotes: running %s", event["slug"])
+        elif kind == "finished":
+            log.info("papernotes: %s %s in %.1f s", event["slug"], event["outcome"], event["seconds"])

@@ -1,0 +1,54 @@
+"""What becomes of BibTeX as people have it."""
+
+import pytest
+
+from generator.load import load
+
+
+def bib(project, text):
+    project.write("notes/library.bib", text)
+    library = load(project.root)
+    return library.papers, [str(problem) for problem in library.problems]
+
+
+def test_names_accents_and_arxiv_numbers_are_read(project):
+    papers, problems = bib(
+        project,
+        '@inproceedings{k2017, title="Self-{N}ormalizing {\\"U}nits", author={G{\\"u}nter Klambauer and Doe, Jane and '
+        "{The Team}}, booktitle={NeurIPS}, year=2017, journal={arXiv preprint arXiv:1706.02515}}",
+    )
+    assert not problems
+    paper = papers["k2017"]
+    assert paper.title == "Self-Normalizing Ünits"
+    assert paper.authors == ("Günter Klambauer", "Jane Doe", "The Team")
+    assert (paper.year, paper.arxiv) == (2017, "1706.02515")
+    assert paper.short_authors == "Klambauer et al."
+    assert '{\\"U}nits' in paper.bibtex  # the entry is shown as it was written
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("@article{a, title={x}, author={y}}", "library.bib:1: entry 'a' has no year; add it"),
+        ("\n\n@article{a, title={x}, year=2000}", "library.bib:3: entry 'a' has no author; add it"),
+        ("@article{a, title={x}, author={y}, year=soon}", "year 'soon' is no year"),
+        ("@article{a, title={x}, author={y}, year=1}\n@book{a, title={x}, author={y}, year=2000}", "duplicate key 'a'"),
+        ("@article{a, title={x}, title={z}, author={y}, year=2000}", "field given twice: title"),
+        ("@article{a, title={x\n@book{b, title={x}, author={y}, year=2000}", "entry cannot be read"),
+        ("@article{a/../b, title={x}, author={y}, year=2000}", "characters an address cannot hold"),
+    ],
+)
+def test_a_bad_entry_is_named_by_line(project, text, what):
+    _, problems = bib(project, text)
+    assert any(what in one for one in problems), problems
+
+
+def test_one_bad_entry_does_not_cost_the_others(project):
+    papers, problems = bib(project, "@article{a, title={x\n\n@book{b, title={x}, author={y}, year=2000}\n")
+    assert "b" in papers
+    assert problems
+
+
+def test_a_missing_bibliography_is_an_empty_one(project):
+    (project.root / "notes/library.bib").unlink()
+    assert load(project.root).papers == {}

@@ -1,0 +1,161 @@
+"""The real site in a real browser: what a reader sees, finds and loads."""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from generator.load import load
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = (1440, 820, 390)
+SCHEMES = ("light", "dark")
+NOTES = [note.slug for note in load(ROOT).notes]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: install one (Debian: chromium) to run the browser tests"
+)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *about):
+        pass
+
+
+@pytest.fixture(scope="module")
+def base(built_site):
+    handler = functools.partial(Quiet, directory=str(built_site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser, base):
+    """Return a function that opens a page and fails the test on any request elsewhere or console error."""
+    contexts, faults = [], []
+
+    def open_page(address="", scheme="light", width=1440):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                faults.append(request.url) if not request.url.startswith((base, "data:", "blob:")) else None
+            ),
+        )
+        response = page.goto(base + address, wait_until="networkidle")
+        assert response.ok, address
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("slug", NOTES)
+def test_figures_are_visible_and_legible_in_both_schemes(visit, slug, scheme):
+    page = visit(f"{slug}/", scheme)
+    figures = page.locator(".pn-figure")
+    assert figures.count() >= 2
+    dark = scheme == "dark"
+    for number in range(figures.count()):
+        figure = figures.nth(number)
+        box = figure.locator("svg").first.bounding_box()
+        assert box["width"] > 200
+        assert box["height"] > 100
+        assert figure.locator("[role=img]").get_attribute("aria-label")
+        assert figure.locator("figcaption").inner_text().startswith(f"Figure {number + 1}.")
+        ink = figure.locator("svg text").first.evaluate("e => getComputedStyle(e).fill")
+        brightness = sum(int(part) for part in ink.removeprefix("rgb(").rstrip(")").split(",")[:3]) / 3
+        assert (brightness > 150) == dark, (slug, number, ink)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("address", ["", "claims/", "kernels/", "notes/", "tags/", *(f"{slug}/" for slug in NOTES)])
+def test_nothing_is_wider_than_the_screen(visit, address, width):
+    page = visit(address, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_search_finds_a_note_by_its_words(visit):
+    page = visit("")
+    page.keyboard.press("/")
+    page.locator("input[name=query]").fill("pseudoalignment")
+    result = page.locator(".md-search-result__link").first
+    result.wait_for(timeout=10_000)
+    assert "/kallisto/" in result.get_attribute("href")
+
+
+def test_the_home_page_has_a_card_for_every_note(visit):
+    page = visit("", width=390)
+    assert page.locator(".pn-card").count() == len(NOTES)
+    assert page.locator(".pn-card svg").count() == len(NOTES)
+    page.locator(".pn-card a").first.click()
+    page.wait_for_selector(".pn-head")
+
+
+def test_the_scheme_can_be_switched_by_hand(visit):
+    page = visit("elu/", "light")
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("label[title='Switch to dark']").click()
+    page.wait_for_function(f"getComputedStyle(document.body).backgroundColor != '{before}'")
+
+
+def test_formulae_are_mathml_with_the_sites_own_font(visit):
+    page = visit("elu/")
+    assert page.locator("math").count() > 3
+    assert page.locator("math").first.evaluate("e => getComputedStyle(e).fontFamily").startswith('"STIX Two Math Web"')
+
+
+def test_every_internal_link_and_anchor_resolves(visit, built_site):
+    page = visit("")
+    broken = []
+    for path in sorted(built_site.rglob("*.html")):
+        if path.name == "404.html":
+            continue
+        address = path.parent.relative_to(built_site).as_posix()
+        page.goto(
+            page.url.split("/")[0] + "//" + page.url.split("/")[2] + f"/{'' if address == '.' else address + '/'}"
+        )
+        here = page.evaluate("location.href.split('#')[0]")
+        for link in page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"):
+            target, _, anchor = link.partition("#")
+            if not target.startswith(here.split("/")[0] + "//" + here.split("/")[2]):
+                continue
+            file = built_site / target.split("/", 3)[3]
+            file = file / "index.html" if file.is_dir() else file
+            if not file.exists() or (anchor and f'id="{anchor}"' not in file.read_text(encoding="utf-8")):
+                broken.append((address, link))
+    assert broken == []

@@ -1,0 +1,148 @@
+"""From a note and a result to Markdown: embeds, links, citations, and what a stranger's text may not do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from generator.load import load
+from generator.render import Site, render
+from generator.schema import Failure, Result
+
+SVG = '<svg viewBox="0 0 259.2 194.4"><text>x</text></svg>'
+
+
+@pytest.fixture
+def page(toy, tmp_path):
+    """Return a function from a body to (page, problems), over a result made by hand."""
+    folder = tmp_path / "result"
+    folder.mkdir()
+    (folder / "line.svg").write_text(SVG)
+    figure = {"files": ["line.svg"], "caption": "A <line>.", "alt": 'a "rising" line'}
+    data = {
+        "slug": "toy",
+        "metrics": {"two": {"value": 2.0, "unit": "s", "setting": "a <toy>"}},
+        "tables": {"pairs": {"columns": ["x", "name"], "rows": [[1, "<b>*one*</b>"]], "caption": ""}},
+        "figures": {"line": figure},
+        "kernels": {},
+        "provenance": {"measured": "2026-11-21", "seconds": 1.0, "device": "CPU", "torch": "2.13", "python": "3.11"},
+    }
+    result = Result(slug="toy", key="k", folder=folder, data=data)
+
+    def make(body, **more):
+        toy.note(body=body, more="claims: [{says: two is two, metric: two, expect: {near: 2, within: 0.1}}]")
+        library = load(toy.root)
+        assert not library.problems, library.problems
+        made, problems = render(library.notes[0], Site(library, **({"results": {"toy": result}} | more)))
+        return made.markdown, [str(problem) for problem in problems]
+
+    return make
+
+
+def test_a_metric_stands_with_its_unit_and_setting(page):
+    text, problems = page('{{ metric("two", ".3f") }}')
+    assert not problems
+    assert "2.000\u202fs</span>" in text
+    assert 'title="a &lt;toy&gt;"' in text
+
+
+def test_a_figure_has_its_number_caption_and_alternative_text(page):
+    text, _ = page('{{ figure("line") }}')
+    assert SVG in text
+    assert "Figure 1." in text
+    assert "A &lt;line&gt;." in text
+    assert 'aria-label="a &#34;rising&#34; line"' in text
+
+
+def test_cells_and_captions_can_hold_no_html(page):
+    text, _ = page('{{ table("pairs") }}')
+    assert "&lt;b&gt;*one*&lt;/b&gt;" in text
+
+
+def test_code_is_embedded_whole_or_by_name_with_a_link(page):
+    text, _ = page('{{ source("method.py", "double") }}')
+    assert "```python\ndef double(x):" in text
+    assert "(files/toy/method.py)" in text
+
+
+def test_formulae_and_code_never_reach_jinja(page):
+    text, problems = page(r"`{{ x }}` $\frac{{1}}{2}$ and ``` {% no %} ```")
+    assert not problems
+    assert "`{{ x }}`" in text
+    assert "<mfrac>" in text
+
+
+def test_links_become_links_and_citations_get_a_reference_list(page):
+    text, _ = page("See [[toy]] and [[toy|this one]]; [@doe2020toy].")
+    assert "[A toy](toy.md)" in text
+    assert "[this one](toy.md)" in text
+    assert '<a class="pn-cite" href="#ref-doe2020toy"' in text
+    assert "Doe et al., 2020" in text
+    assert '<li id="ref-doe2020toy">Jane Doe, John Smith, The Team.' in text
+    assert "```bibtex\n@article{doe2020toy," in text
+
+
+WRONG = [
+    ('x\n\n{{ figure("lime") }}', ":12: the experiment records no figure 'lime'; did you mean 'line'?"),
+    ('{{ metric("tow") }}', ":10: the experiment records no metric 'tow'; did you mean 'two'?"),
+    ('{{ metric("two", "nonsense") }}', ":10: embed:"),
+    ('{{ kernel("toy") }}', ":10: the experiment records no kernel 'toy'; there are none yet"),
+    ("{{ undefined_name }}", ":10: Jinja: 'undefined_name' is undefined"),
+    ("$$\nx\n$$\n\n{{ 1 / 0 }}", ":14: Jinja:"),
+    ("{% include 'note.md' %}", "Jinja:"),
+    ("{% extends 'note.md' %}", "Jinja:"),
+    ("{{ figure.__globals__ }}", "Jinja:"),
+    ("{{ ''.__class__.__mro__ }}", "Jinja:"),
+    ("{{ source('../../../etc/passwd') }}", "no file '../../../etc/passwd'"),
+]
+
+
+@pytest.mark.parametrize(("body", "what"), WRONG, ids=[body for body, _ in WRONG])
+def test_a_wrong_embed_is_named_with_its_line_and_the_page_is_made_all_the_same(page, body, what):
+    text, problems = page(body)
+    assert len(problems) == 1
+    assert what in problems[0], problems
+    assert problems[0].startswith("notes/toy.md:")
+    assert "This needs mending" in text
+    assert "## BibTeX" in text
+
+
+def test_the_rest_of_the_page_survives_a_wrong_embed(page):
+    text, _ = page('Before.\n\n{{ figure("lime") }}\n\nAfter {{ metric("two") }}.')
+    assert "Before." in text
+    assert "After <span" in text
+
+
+def test_claims_are_shown_once_even_if_the_note_forgets_them(page):
+    assert page("Prose.")[0].count("two is two") == 1
+    assert page("{{ claims() }}")[0].count("two is two") == 1
+
+
+def test_a_failed_snippet_shows_its_error_on_its_page_as_text(page):
+    failure = Failure(slug="toy", outcome="raised", error="RuntimeError: <b>", tail="<script>alert(1)</script>\n\nlast")
+    text, problems = page('{{ metric("two") }}', results={}, failures={"toy": failure})
+    assert not problems
+    assert "snippets/toy raised" in text
+    assert "RuntimeError: &lt;b&gt;" in text
+    assert "<script>" not in text
+    assert "not measured: toy has no result" in text
+
+
+def test_every_html_block_is_free_of_blank_lines(page):
+    """A Markdown engine ends an HTML block at a blank line: none may stand inside one."""
+    text, _ = page('{{ figure("line") }}\n\n{{ table("pairs") }}\n\n{{ claims() }}')
+    for piece in text.split("\n\n"):
+        for tag in ("div", "figure", "ol", "table"):
+            assert piece.count(f"<{tag}") == piece.count(f"</{tag}>"), piece
+
+
+def test_the_result_shown_is_the_one_stored(toy):
+    from generator.run import run, store_of
+
+    library = load(toy.root)
+    runs = run(library, store_of(toy.root))
+    stored = json.loads((Path(runs.results["toy"].folder) / "result.json").read_text())
+    made, problems = render(library.notes[0], Site(library, runs.results))
+    assert not problems
+    assert stored["metrics"]["two"]["value"] == 2.0
+    assert ">2</span>" in made.markdown

@@ -1,0 +1,171 @@
+"""The engine: what each kind of bad snippet costs, and that it costs that snippet alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from generator.load import load
+from generator.run import Limits, run, status, store_of, stored
+
+GOOD = "def run(record):\n    record.metric('two', 2)\n"
+# How a snippet can go wrong -> (its experiment, how the engine must call it, what must be said).
+FAULTS = {
+    "raises": ("def run(record):\n    print('before')\n    raise KeyError('gone')\n", "raised", "KeyError: 'gone'"),
+    "hangs": ("import time\ndef run(record):\n    time.sleep(600)\n", "timed out", "did not end within"),
+    "greedy": (
+        "import torch\ndef run(record):\n    hold = [torch.ones(2**27) for _ in range(64)]\n",
+        "out of memory",
+        "",
+    ),
+    "greedy_list": ("def run(record):\n    hold = [bytearray(2**28) for _ in range(64)]\n", "out of memory", ""),
+    "leaves": ("import os\ndef run(record):\n    os._exit(0)\n", "exited", "left with status 0"),
+    "quits": ("import sys\ndef run(record):\n    sys.exit('enough')\n", "raised", "called sys.exit('enough')"),
+    "segfaults": ("import ctypes\ndef run(record):\n    ctypes.string_at(0)\n", "killed", "SIGSEGV"),
+    "killed": ("import os, signal\ndef run(record):\n    os.kill(os.getpid(), signal.SIGKILL)\n", "killed", "SIGKILL"),
+    "unparsable": ("def run(record)\n", "raised", "SyntaxError"),
+    "unimportable": ("import nowhere_to_be_found\ndef run(record): ...\n", "raised", "ModuleNotFoundError"),
+    "lost_number": ("def run(record):\n    record.metric('x', float('nan'))\n", "raised", "record a finite number"),
+}
+LOUD = "def run(record):\n    print('x' * 1_000_000)\n    print('<script>alert(1)</script>')\n    raise RuntimeError('<b>')\n"
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Run all faults beside a good snippet, once, and return how each came out."""
+    from conftest import Project
+
+    project = Project(tmp_path_factory.mktemp("faulty"))
+    for slug, (experiment, _, _) in FAULTS.items():
+        project.snippet(slug, experiment)
+    project.snippet("good", GOOD)
+    project.snippet("loud", LOUD)
+    library = load(project.root)
+    runs = run(library, store_of(project.root), jobs=2, limits=Limits(timeout=5, memory=2**30))
+    return project, runs
+
+
+@pytest.mark.parametrize("slug", FAULTS)
+def test_each_fault_is_called_what_it_is(faulty, slug):
+    _, runs = faulty
+    _, outcome, error = FAULTS[slug]
+    assert runs.failures[slug].outcome == outcome, runs.failures[slug]
+    assert error in runs.failures[slug].error
+
+
+def test_a_fault_costs_that_snippet_alone(faulty):
+    project, runs = faulty
+    assert set(runs.results) == {"good"}
+    assert runs.results["good"].metrics["two"]["value"] == 2
+    assert set(runs.failures) == {*FAULTS, "loud"}
+    assert not list(store_of(project.root).folder.glob("tmp-*"))
+
+
+def test_a_failed_run_is_never_stored(faulty):
+    project, _ = faulty
+    assert len(list(store_of(project.root).results.iterdir())) == 1
+
+
+def test_the_last_lines_of_the_output_are_kept_with_the_error(faulty):
+    _, runs = faulty
+    assert "before" in runs.failures["raises"].tail
+    assert "experiment.py" in runs.failures["raises"].tail
+    assert "generator/lab/nursery.py" not in runs.failures["raises"].tail
+
+
+def test_a_megabyte_of_output_is_cut_to_its_end(faulty):
+    _, runs = faulty
+    assert len(runs.failures["loud"].tail) < 10_000
+    assert "<script>" in runs.failures["loud"].tail
+
+
+def test_status_names_the_failure(faulty):
+    project, _ = faulty
+    states = {one.slug: one for one in status(load(project.root), store_of(project.root))}
+    assert states["good"].state == "fresh"
+    assert states["raises"].state == "failed"
+    assert "KeyError" in states["raises"].why[0]
+
+
+def test_what_is_fresh_is_not_run_again_and_a_change_runs_just_that(project):
+    project.snippet("one", GOOD)
+    project.snippet("two", GOOD)
+    store = store_of(project.root)
+    assert sorted(run(load(project.root), store).executed) == ["one", "two"]
+    assert run(load(project.root), store).executed == []
+    project.snippet("two", GOOD.replace("2)", "3)"))
+    state = {one.slug: one for one in status(load(project.root), store)}
+    assert state["two"].state == "stale"
+    assert state["two"].why == ("snippets/two/experiment.py: run changed",)
+    runs = run(load(project.root), store)
+    assert runs.executed == ["two"]
+    assert runs.results["two"].metrics["two"]["value"] == 3
+    assert run(load(project.root), store, ["one"], force=True).executed == ["one"]
+
+
+def test_a_failure_is_tried_again_unless_told_not_to(project):
+    project.snippet("bad", "def run(record):\n    raise ValueError\n")
+    store = store_of(project.root)
+    run(load(project.root), store)
+    assert run(load(project.root), store, retry=False).executed == []
+    assert run(load(project.root), store, retry=False).failures["bad"].outcome == "raised"
+    assert run(load(project.root), store).executed == ["bad"]
+
+
+def test_from_stored_results_alone_nothing_is_executed(project):
+    project.snippet("one", GOOD)
+    assert stored(load(project.root), store_of(project.root)).results == {}
+    assert status(load(project.root), store_of(project.root))[0].state == "never run"
+
+
+RANDOM = """
+import random, numpy, torch
+def run(record):
+    record.metric("a", random.random())
+    record.metric("b", numpy.random.rand())
+    record.metric("c", torch.rand(()).item())
+    x = torch.randn(300, 300)
+    record.metric("d", (x @ x.T).sum().item())
+"""
+
+
+def test_the_same_code_gives_the_same_numbers_in_any_order(project):
+    for slug in ("one", "two", "three"):
+        project.snippet(slug, RANDOM)
+    store, library = store_of(project.root), load(project.root)
+    first = run(library, store, jobs=1).results
+    again = run(library, store, ["three", "one", "two"], jobs=3, force=True).results
+    numbers = {str(result.metrics) for result in [*first.values(), *again.values()]}
+    assert len(numbers) == 1
+
+
+def test_the_children_of_a_snippet_die_with_it(project):
+    project.snippet("parent", "import subprocess\ndef run(record):\n    subprocess.Popen(['sleep', '4242'])\n")
+    run(load(project.root), store_of(project.root))
+    time.sleep(0.2)
+    assert subprocess.run(["pgrep", "-f", "sleep 4242"], capture_output=True).stdout == b""
+
+
+def test_an_interrupt_stops_soon_keeps_results_and_leaves_no_process(project):
+    project.snippet("quick", GOOD)
+    project.snippet("slow", "import time\ndef run(record):\n    time.sleep(4343)\n")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "generator.cli", "--root", str(project.root), "run", "--jobs", "2"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    for line in process.stderr:
+        if "quick succeeded" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    process.communicate(timeout=10)
+    assert time.monotonic() - started < 2
+    assert process.returncode == 130
+    states = {one.slug: one.state for one in status(load(project.root), store_of(project.root))}
+    assert states["quick"] == "fresh"
+    assert not list(store_of(project.root).folder.glob("tmp-*"))
+    assert subprocess.run(["pgrep", "-f", str(project.root)], capture_output=True).stdout == b""

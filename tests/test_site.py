@@ -1,0 +1,146 @@
+"""From a project to a site: built by MkDocs, read as files, and served while someone writes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def mkdocs(project, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", *arguments], cwd=project.root, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def page(project, address):
+    return (project.root / "site" / address / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_project_becomes_a_site_and_a_second_build_runs_nothing(toy):
+    done = mkdocs(toy, "build", "--strict")
+    assert done.returncode == 0, done.stderr
+    assert "running toy" in done.stderr
+    text = page(toy, "toy")
+    stored = json.loads(next((toy.root / ".papernotes").rglob("result.json")).read_text())
+    assert f">{stored['metrics']['two']['value']:g}</span>" in text
+    assert "<svg" in text
+    assert "1 reproduced" in text
+    assert "1 reported only" in text
+    assert "reported only" in page(toy, "claims")
+    assert "A toy" in page(toy, ".")
+    assert "A toy" in page(toy, "tags/activation")
+    assert "@article{doe2020toy" in re.sub("<.*?>", "", page(toy, "papers/doe2020toy"))
+    assert (toy.root / "site/files/toy/method.py").exists()
+    assert (toy.root / "site/library.bib").exists()
+    index = json.loads((toy.root / "site/search/search_index.json").read_text())
+    assert any("A toy" in one["title"] for one in index["docs"])
+    again = mkdocs(toy, "build", "--strict")
+    assert again.returncode == 0
+    assert "running" not in again.stderr
+
+
+def test_no_page_names_another_host_to_load_from(toy):
+    mkdocs(toy, "build")
+    for path in (toy.root / "site").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="(https?:[^"]+)"', text)
+        assert not [one for one in loaded if 'rel="canonical"' not in one], path
+    for path in (toy.root / "site").rglob("*.css"):
+        assert not re.findall(r"url\([\"']?https?:", path.read_text(encoding="utf-8")), path
+
+
+def test_a_changed_method_changes_the_number_on_the_page(toy):
+    mkdocs(toy, "build")
+    assert ">2</span>" in page(toy, "toy")
+    toy.snippet(method="def double(x):\n    return 2.5 * x\n")
+    done = mkdocs(toy, "build")
+    assert ">2.5</span>" in page(toy, "toy")
+    assert "notes/toy.md:10: this claim came out contradicted (2.5), the note says reproduced" in done.stderr
+
+
+def test_a_failing_snippet_costs_its_page_alone_until_strict(toy):
+    toy.note("other", body="All is well here.\n")
+    toy.snippet(experiment="def run(record):\n    print('<i>hello</i>')\n    raise ValueError('no luck')\n")
+    done = mkdocs(toy, "build")
+    assert done.returncode == 0
+    assert "no luck" in done.stderr
+    assert "ValueError: no luck" in page(toy, "toy")
+    assert "&lt;i&gt;hello&lt;/i&gt;" in page(toy, "toy")
+    assert "All is well here." in page(toy, "other")
+    assert mkdocs(toy, "build", "--strict").returncode == 1
+
+
+def test_a_note_that_cannot_be_read_shows_why_on_its_page(toy):
+    toy.note("broken", more="tittle: x")
+    done = mkdocs(toy, "build")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "unknown key 'tittle'" in re.sub("<.*?>", "", page(toy, "broken")).replace("&#39;", "'")
+    assert "A toy" in page(toy, "toy")
+
+
+@pytest.fixture
+def server(toy):
+    """Serve the toy project, and stop when done."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = toy.root / "serve.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mkdocs", "serve", "-a", f"127.0.0.1:{port}"], cwd=toy.root, stdout=out, stderr=out,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+
+    def fetch(address, wanted, seconds=60):
+        until = time.monotonic() + seconds
+        text = ""
+        while time.monotonic() < until:
+            try:
+                text = urllib.request.urlopen(f"http://127.0.0.1:{port}/{address}", timeout=5).read().decode()
+                if wanted in text:
+                    return text
+            except OSError:
+                assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        raise AssertionError(f"{wanted!r} never appeared on {address}: {log.read_text()[-2000:]}")
+
+    yield fetch, log
+    process.terminate()
+    process.wait(timeout=10)
+
+
+def test_serving_shows_edits_and_runs_only_what_changed(toy, server):
+    fetch, log = server
+    toy.snippet("other")
+    fetch("toy/", ">2</span>")
+
+    def ran():
+        return re.findall(r"running (\w+)", log.read_text())
+
+    before = ran()
+    path = toy.root / "notes/toy.md"
+    path.write_text(path.read_text() + "\nA sentence more.\n")
+    fetch("toy/", "A sentence more.")
+    assert [slug for slug in ran() if slug == "toy"] == ["toy"]
+    assert ran()[: len(before)] == before
+
+    toy.snippet(method="def double(x):\n    return 3 * x\n")
+    fetch("toy/", ">3</span>")
+    assert ran().count("toy") == 2
+
+    path.write_text("---\ntitle: [\n---\n")
+    fetch("toy/", "This needs mending")
+    toy.note(body="Mended.")
+    fetch("toy/", "Mended.")
