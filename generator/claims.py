@@ -111,16 +111,16 @@ def predicted(expect: Expect | None, metrics: Mapping[str, Any]) -> str:
         return f"exactly {number(expect.equals)}" if not isinstance(expect.equals, bool) else "holds"
     word, bound = ("below", expect.below) if expect.below is not None else ("above", expect.above)
     if isinstance(bound, str):
-        return f"{word} {bound.replace('_', ' ')}" + (f" ({shown(metrics[bound])})" if bound in metrics else "")
+        return f"{word} {bound}" + (f" ({shown(metrics[bound])})" if bound in metrics else "")
     return f"{word} {number(bound)}"
 
 
 def shown(metric: Mapping[str, Any], spec: str = "") -> str:
     """Return a metric as text: its value, its range over the seeds, its unit."""
     value = metric["value"]
-    text = format(value, spec) if spec and not isinstance(value, str) else number(value)
+    text = _typeset(format(value, spec)) if spec and not isinstance(value, str) else number(value)
     seeds = metric.get("seeds") or ()
-    if len(seeds) > 1 and not spec:
+    if len(set(seeds)) > 1 and not spec:
         text += f" ({number(min(seeds))} to {number(max(seeds))})"
     unit = metric.get("unit", "")
     return text + (f"\u202f{unit}" if unit else "")
@@ -128,16 +128,24 @@ def shown(metric: Mapping[str, Any], spec: str = "") -> str:
 
 def number(value: Any) -> str:
     """Return a number to four significant digits, as people write it."""
+    return _typeset(_plain(value)) if isinstance(value, int | float) else str(value)
+
+
+def _plain(value: int | float) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u2009") if abs(value) >= 10_000 else str(value)
-    if not isinstance(value, float):
-        return str(value)
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-    mantissa, _, exponent = f"{value:.3g}".partition("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else mantissa
+    return f"{value:.3g}"
+
+
+def _typeset(text: str) -> str:
+    """Return '-1.2e-09' as '−1.2·10⁻⁹'."""
+    mantissa, _, exponent = text.partition("e")
+    power = f"·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent.lstrip("+-").isdigit() else ""
+    return (mantissa if power else text).replace("-", "−") + power
 
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

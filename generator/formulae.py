@@ -30,7 +30,8 @@ def mathml(latex: str, display: bool) -> str:
     found = proof(" ".join(found.split()))
     if display:
         return f'<div class="pn-formula" tabindex="0" role="group" aria-label="formula">{found}</div>'
-    return found
+    # Markdown takes a line that begins with <math> for a block of its own; with <span> it does not.
+    return f'<span class="pn-math">{found}</span>'
 
 
 def _reason(error: LatexError) -> str:

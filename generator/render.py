@@ -71,7 +71,9 @@ def _width(svg: str) -> int:
 
 
 def _percent(share: float | str) -> str:
-    return share if isinstance(share, str) else f"{100 * share:.3g} %"
+    if isinstance(share, str):
+        return share
+    return "0 %" if share == 0 else "< 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
 
 
 def partial(name: str, /, **values: Any) -> str:

@@ -146,3 +146,12 @@ def test_the_result_shown_is_the_one_stored(toy):
     assert not problems
     assert stored["metrics"]["two"]["value"] == 2.0
     assert ">2</span>" in made.markdown
+
+
+def test_an_inline_formula_never_starts_a_block_of_its_own(page):
+    """Python-Markdown takes a line that begins with <math> for a block and tears the sentence apart."""
+    import markdown
+
+    text, _ = page("One line and\n$x^2$, and the same sentence goes on.")
+    html = markdown.markdown(text.split("</div>", 1)[1])
+    assert any("One line and" in part and "goes on" in part for part in html.split("</p>"))

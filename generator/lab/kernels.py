@@ -40,6 +40,8 @@ class Kernel:
     operations: Callable[[Mapping[str, Any]], int]
     shapes: Sequence[tuple[int, ...]] = ELEMENTWISE_SHAPES
     bench_shapes: Sequence[tuple[int, ...]] = ((64 * 1024 * 1024,),)
+    compile_shape: tuple[int, ...] = ()
+    """The shape whose launches are compiled ahead of time; default: the largest of `shapes` in multiples of 16."""
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16, torch.bfloat16)
     differentiable: Sequence[str] = ()
     backward_bytes: Callable[[Mapping[str, Any]], int] | None = None
