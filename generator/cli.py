@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from generator import __version__
@@ -27,7 +29,7 @@ from generator.run import status as standings
 from generator.schema import SLUG, Library
 from generator.spelling import nearest
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -110,11 +112,37 @@ def status(root: Path | None) -> None:
     for one in lines:
         out.print(
             Text.assemble(
-                f"{one.slug:<{width}}  ", (f"{one.state:<9}", style[one.state]), f"  {'; '.join(one.why)}".rstrip()
+                f"{one.slug:<{width}}  ", (f"{one.state:<9}", style[one.state]), f"  {_some(one.why)}".rstrip()
             )
         )
     if not lines:
         out.print("no snippets yet")
+
+
+@papernotes.command(name="compile")
+@click.argument("slugs", nargs=-1, metavar="[SLUG]...")
+@click.pass_obj
+def compile_(root: Path | None, slugs: tuple[str, ...]) -> None:
+    """Show what Triton's compiler makes of each kernel for real GPUs: registers, spills, width of loads and stores.
+
+    Needs no GPU. Stale snippets are run first; the table is stored with their results.
+    """
+    project = _project(root)
+    library = load(project)
+    _known(slugs, library)
+    with _Board(library, slugs) as board:
+        runs = run_snippets(library, store_of(project), slugs or None, retry=False, watch=board.watch)
+    table = Table("kernel", "function", "target", "dtype", box=SIMPLE)
+    for column in ("registers", "spills", "shared", "load", "store"):
+        table.add_column(column, justify="right")
+    for slug in slugs or sorted(runs.results):
+        for name, kernel in runs.results[slug].kernels.items() if slug in runs.results else ():
+            for row in kernel.get("compiled", ()):
+                numbers = (row[key] for key in ("registers", "spills", "shared", "widest_load", "widest_store"))
+                table.add_row(name, row["function"], row["target"], row["dtype"], *map(str, numbers))
+    out.print(table, soft_wrap=False)
+    out.print("spills and shared in bytes a program; load and store: the widest, in bytes a thread")
+    _refuse_failures(runs, slugs or tuple(library.snippets))
 
 
 @papernotes.command()
@@ -201,13 +229,17 @@ class _Board:
 
 
 def _summarise(runs: Runs, slugs: tuple[str, ...], seconds: float) -> None:
-    _show_failures(runs)
     failed = [slug for slug in runs.failures if slug in slugs]
     reused = [slug for slug in slugs if slug in runs.results and slug not in runs.executed]
     ran = len(runs.executed) - len(set(failed) & set(runs.executed))
     out.print(f"{ran} ran, {len(reused)} reused, {len(failed)} failed in {seconds:.1f} s")
-    if failed:
-        raise Refusal(f"{_count(len(failed), 'snippet')} failed: {', '.join(sorted(failed))}")
+    _refuse_failures(runs, slugs)
+
+
+def _refuse_failures(runs: Runs, slugs: tuple[str, ...]) -> None:
+    _show_failures(runs)
+    if failed := sorted(slug for slug in runs.failures if slug in slugs):
+        raise Refusal(f"{_count(len(failed), 'snippet')} failed: {', '.join(failed)}")
 
 
 def _show_problems(built: Built) -> None:
@@ -220,6 +252,10 @@ def _show_failures(runs: Runs) -> None:
         err.print(Text(f"\nsnippets/{failure.slug} {failure.outcome}: {failure.error}", style="red"))
         for line in failure.tail.strip().splitlines()[-20:]:
             err.print(Text(f"  | {line}"))
+
+
+def _some(reasons: tuple[str, ...], most: int = 5) -> str:
+    return "; ".join(reasons[:most]) + (f"; and {len(reasons) - most} more" if len(reasons) > most else "")
 
 
 def _known(slugs: tuple[str, ...], library: Library) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from generator.schema import Snippet
 
-LOCAL = ("snippets", "generator")
-"""Packages of the project: their code is part of a result's key."""
+HOME = Path(__file__).resolve().parent.parent
+ENGINE = ("generator/lab/nursery.py", "generator/lab/compile.py")
+"""What runs every snippet and proves its kernels: a result depends on it as on the snippet's own imports."""
 PACKAGES = ("torch", "triton", "numpy", "matplotlib", "scikit-learn", "scipy")
 
 Parts = dict[str, str]
@@ -23,12 +24,12 @@ Parts = dict[str, str]
 def fingerprint(snippet: Snippet, root: Path) -> Parts:
     """Return everything the result of a snippet depends on, part by part."""
     parts: Parts = {}
-    for path in sorted(_reached(snippet.folder / "experiment.py", root)):
-        name = path.relative_to(root).as_posix()
+    for path in sorted(_reached([snippet.folder / "experiment.py", *(HOME / file for file in ENGINE)], root)):
+        name = _name(path, root)
         for definition, digest in _meaning(path, path.stat().st_mtime_ns).items():
             parts[f"{name}: {definition}"] = digest
         for data in _declared_data(path):
-            parts[data.relative_to(root).as_posix()] = _digest(data.read_bytes()) if data.is_file() else "missing"
+            parts[_name(data, root)] = _digest(data.read_bytes()) if data.is_file() else "missing"
     return parts | _versions()
 
 
@@ -40,11 +41,15 @@ def key_of(parts: Parts) -> str:
 def reasons(before: Parts, now: Parts) -> list[str]:
     """Say what changed between two fingerprints, in words."""
     said = []
+    had, has = ({name.partition(": ")[0] for name in parts} for parts in (before, now))
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
-        if old == new:
-            continue
         file, _, definition = name.partition(": ")
+        if old == new or f"{file} appeared" in said or f"{file} is gone" in said:
+            continue
+        if definition and (file in had) != (file in has):
+            said.append(f"{file} appeared" if file in has else f"{file} is gone")
+            continue
         if not definition and "/" not in name:
             said.append(f"{name} {old or 'absent'} → {new or 'absent'}")
             continue
@@ -73,10 +78,15 @@ def _versions() -> Parts:
     return parts
 
 
-def _reached(start: Path, root: Path) -> set[Path]:
-    """Return the file and every project file it imports, directly or not; cycles are no matter."""
+def _name(path: Path, root: Path) -> str:
+    """Return a file's path inside the project, or inside the generator where that is installed elsewhere."""
+    return path.relative_to(root if path.is_relative_to(root) else HOME).as_posix()
+
+
+def _reached(start: list[Path], root: Path) -> set[Path]:
+    """Return these files and every local file they import, directly or not; cycles are no matter."""
     reached: set[Path] = set()
-    waiting = [start]
+    waiting = list(start)
     while waiting:
         path = waiting.pop()
         if path in reached or not path.is_file():
@@ -88,7 +98,7 @@ def _reached(start: Path, root: Path) -> set[Path]:
 
 @lru_cache(maxsize=4096)
 def _imports(path: Path, changed: int, root: Path) -> list[Path]:
-    here = path.relative_to(root).with_suffix("").parts
+    here = Path(_name(path, root)).with_suffix("").parts
     modules: list[tuple[str, ...]] = []
     for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
@@ -99,9 +109,10 @@ def _imports(path: Path, changed: int, root: Path) -> list[Path]:
             modules += [base, *((*base, alias.name) for alias in node.names)]
     found = []
     for module in modules:
-        if module and module[0] in LOCAL:
+        folder = {"snippets": root, "generator": HOME}.get(module[0]) if module else None
+        if folder:
             for end in range(1, len(module) + 1):
-                stem = root.joinpath(*module[:end])
+                stem = folder.joinpath(*module[:end])
                 found += [stem.with_suffix(".py"), stem / "__init__.py"]
     return found
 

@@ -176,6 +176,7 @@ def _nursery(root: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
         "MKL_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
         "MPLBACKEND": "Agg",
+        "PYTHONDONTWRITEBYTECODE": "1",  # a served project is watched: no run may write into it
     }
     if device_kind() == "cpu":
         environment["TRITON_INTERPRET"] = "1"  # must be set before triton is imported

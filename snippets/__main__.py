@@ -21,12 +21,12 @@ def main() -> int:
     parser.add_argument("--figures", type=Path, help="keep the figures in this folder")
     chosen = parser.parse_args()
 
-    from generator.lab.nursery import run_snippet
+    from generator.lab.perform import perform
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = chosen.figures or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        run_snippet(chosen.slug, folder.resolve())
+        perform(chosen.slug, folder.resolve())
         recorded = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     for name, metric in recorded["metrics"].items():
         seeds = f"  over seeds {metric['seeds']}" if "seeds" in metric else ""

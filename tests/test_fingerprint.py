@@ -79,3 +79,16 @@ def test_a_file_that_is_no_python_has_a_key_all_the_same(toy):
     first = key_of(parts(toy))
     toy.write("snippets/toy/method.py", "def broken(::")
     assert key_of(parts(toy)) != first
+
+
+def test_the_engine_that_runs_a_snippet_counts_too(toy):
+    assert any(part.startswith("generator/lab/nursery.py: ") for part in parts(toy))
+    assert any(part.startswith("generator/lab/compile.py: ") for part in parts(toy))
+
+
+def test_a_new_file_is_named_once(toy):
+    before = parts(toy)
+    toy.write("snippets/toy/extra.py", "def one(): ...\ndef two(): ...\n")
+    change(toy, "snippets/toy/method.py", "def double", "from . import extra\ndef double")
+    assert reasons(before, parts(toy)) == ["snippets/toy/extra.py appeared", "snippets/toy/method.py: module level changed"]
+    assert reasons(parts(toy), before)[0] == "snippets/toy/extra.py is gone"

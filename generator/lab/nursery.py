@@ -11,7 +11,6 @@ import ctypes
 import faulthandler
 import json
 import os
-import random
 import resource
 import selectors
 import signal
@@ -96,7 +95,7 @@ def _warm_up() -> None:
     import torch
 
     import generator.lab.figures
-    import generator.lab.recorder  # noqa: F401
+    import generator.lab.perform  # noqa: F401
 
     matplotlib.use("Agg")
     torch.set_num_threads(1)
@@ -133,8 +132,10 @@ def _become(order: dict[str, Any], output: int) -> None:
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         faulthandler.enable()
+        from generator.lab.perform import perform  # imported while warming up: costs nothing here
+
         _bound_memory(order["memory"])
-        run_snippet(order["slug"], Path(order["folder"]))
+        perform(order["slug"], Path(order["folder"]))
         code = 0
     except MemoryError:
         code = OUT_OF_MEMORY
@@ -147,92 +148,6 @@ def _become(order: dict[str, Any], output: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def run_snippet(slug: str, folder: Path) -> None:
-    """Run `snippets.<slug>.experiment` with a fixed seed and leave `result.json` and the figures in the folder."""
-    import importlib
-
-    import numpy as np
-    import torch
-
-    from generator.lab.recorder import Recorder
-
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    experiment = importlib.import_module(f"snippets.{slug}.experiment")
-    record = Recorder(slug, folder)
-    home = os.getcwd()
-    with _scratch(folder) as scratch:
-        os.chdir(scratch)
-        try:
-            experiment.run(record)
-            kernels = _prove(getattr(experiment, "KERNELS", ()))
-        finally:
-            os.chdir(home)
-    record.save(kernels=kernels, provenance=_provenance(time.monotonic() - started))
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path):
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder) as name:
-        yield name
-
-
-def _prove(kernels: Any) -> dict[str, Any]:
-    """Return, for each declared kernel, how it agrees with its twin on this device."""
-    from dataclasses import asdict
-
-    import torch
-
-    from generator.lab.kernels import describe, parity
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = "Triton's interpreter" if device.type == "cpu" else torch.cuda.get_device_name()
-    return {
-        kernel.name: {
-            **describe(kernel),
-            "device": where,
-            "parity": [{**_finite(asdict(one)), "holds": one.holds} for one in parity(kernel, device)],
-        }
-        for kernel in kernels
-    }
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with infinities as text: JSON has none."""
-    return {
-        name: str(value) if isinstance(value, float) and value == float("inf") else value for name, value in row.items()
-    }
-
-
-def _provenance(seconds: float) -> dict[str, Any]:
-    import datetime
-    import platform
-    from importlib import metadata
-
-    import torch
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    versions = {}
-    for package in ("torch", "triton", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "measured": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "seconds": round(seconds, 2),
-        "peak_memory": peak,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU ({platform.machine()}), one thread",
-        **versions,
-    }
 
 
 def _bound_memory(limit: int) -> None:
