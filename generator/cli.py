@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -94,7 +94,7 @@ def run(
     _known(slugs, library)
     started = time.monotonic()
     limits = Limits(timeout=timeout, memory=int(memory * 2**30))
-    with _Board(library, slugs) as board:
+    with _Board() as board:
         runs = run_snippets(
             library, store_of(project), slugs or None, jobs=jobs, force=force, limits=limits, watch=board.watch
         )
@@ -130,7 +130,7 @@ def compile_(root: Path | None, slugs: tuple[str, ...]) -> None:
     project = _project(root)
     library = load(project)
     _known(slugs, library)
-    with _Board(library, slugs) as board:
+    with _Board() as board:
         runs = run_snippets(library, store_of(project), slugs or None, retry=False, watch=board.watch)
     table = Table("kernel", "function", "target", "dtype", box=SIMPLE)
     for column in ("registers", "spills", "shared", "load", "store"):
@@ -153,7 +153,7 @@ def compile_(root: Path | None, slugs: tuple[str, ...]) -> None:
 def export(root: Path | None, folder: Path, strict: bool, only_stored: bool) -> None:
     """Write the same pages as plain Markdown with their files into FOLDER, for any other site engine."""
     project = _project(root)
-    with _Board(load(project), ()) as board:
+    with _Board() as board:
         built = build(project, execute=not only_stored, watch=board.watch)
     try:
         written = export_site(built, folder)
@@ -195,18 +195,16 @@ def new(root: Path | None, slug: str, title: str, papers: tuple[str, ...], autho
 class _Board:
     """Shows what is running and for how long: a live bar on a terminal, a line an event elsewhere."""
 
-    def __init__(self, library: Library, slugs: tuple[str, ...]) -> None:
-        self.progress = Progress(
+    def __init__(self) -> None:
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            console=err,
-            transient=True,
         )
-        self.tasks: dict[str, Any] = {}
-        self.all = self.progress.add_task("snippets", total=None, visible=False)
-        self.done = 0
+        self.progress = Progress(*columns, console=err, transient=True)
+        self.rows: dict[str, TaskID] = {}
+        self.done = self.total = 0
 
     def __enter__(self) -> _Board:
         self.progress.start()
@@ -216,15 +214,19 @@ class _Board:
         self.progress.stop()
 
     def watch(self, kind: str, event: Mapping[str, Any]) -> None:
-        if kind == "started":
-            self.tasks[event["slug"]] = self.progress.add_task(f"running {event['slug']}", total=1)
+        if kind == "queued":
+            self.total = len(event["slugs"])
+            self.rows[""] = self.progress.add_task("snippets", total=self.total, count=f"0/{self.total}")
+        elif kind == "started":
+            self.rows[event["slug"]] = self.progress.add_task(f"  {event['slug']}", total=None, count="")
             if not err.is_terminal:
                 err.print(f"running {event['slug']}")
         elif kind == "finished":
-            if event["slug"] in self.tasks:
-                self.progress.remove_task(self.tasks.pop(event["slug"]))
-            good = event["outcome"] == "succeeded"
-            mark = ("✓ ", "green") if good else ("✗ ", "red")
+            self.done += 1
+            self.progress.update(self.rows[""], completed=self.done, count=f"{self.done}/{self.total}")
+            if row := self.rows.pop(event["slug"], None):
+                self.progress.remove_task(row)
+            mark = ("✓ ", "green") if event["outcome"] == "succeeded" else ("✗ ", "red")
             err.print(Text.assemble(mark, f"{event['slug']} {event['outcome']} in {event['seconds']:.1f} s"))
 
 

@@ -19,7 +19,7 @@ from generator.store import Store
 
 State = Literal["fresh", "stale", "failed", "never run"]
 Watcher = Callable[[str, Mapping[str, Any]], None]
-"""Called with 'started' or 'finished' and the event, as it happens."""
+"""Called with 'queued', 'started' or 'finished' and the event, as it happens."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def run(
             runs.failures[snippet.slug] = failure
     if stale:
         # Longest first, so that no long one starts last.
+        watch("queued", {"slugs": [snippet.slug for snippet, _, _ in stale]})
         stale.sort(key=lambda one: -float((store.recall(one[0].slug) or {}).get("seconds", 60.0)))
         _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch)
     return runs
