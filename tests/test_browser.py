@@ -111,8 +111,8 @@ def test_nothing_is_wider_than_the_screen(visit, address, width):
 
 def test_search_finds_a_note_by_its_words(visit):
     page = visit("")
-    page.keyboard.press("/")
-    page.locator("input[name=query]").fill("pseudoalignment")
+    page.locator("input[name=query]").click()
+    page.keyboard.type("pseudoalignment")
     result = page.locator(".md-search-result__link").first
     result.wait_for(timeout=10_000)
     assert "/kallisto/" in result.get_attribute("href")
