@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -164,6 +165,33 @@ def export(root: Path | None, folder: Path, strict: bool, only_stored: bool) -> 
     out.print(f"{written} files in {folder}")
     if strict and not built.sound:
         raise Refusal("the site has problems")
+
+
+@papernotes.command()
+@click.argument("slugs", nargs=-1, metavar="[SLUG]...")
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=540.0, show_default=True, help="Stop cleanly within this time."
+)
+@click.option("--force", is_flag=True, help="Measure again what is recorded.")
+@click.pass_obj
+def bench(root: Path | None, slugs: tuple[str, ...], seconds: float, force: bool) -> None:
+    """Measure the kernels on this machine's GPU and record their speed in snippets/SLUG/recorded/.
+
+    Measures copy bandwidth and matrix peak first, then each kernel against eager torch and torch.compile. A run that
+    is cut short goes on where it stopped. Refuses to record what is wrong or too noisy.
+    """
+    project = _project(root)
+    _known(slugs, load(project))
+    command = [
+        sys.executable,
+        "-m",
+        "generator.lab.bench",
+        *slugs,
+        "--seconds",
+        str(seconds),
+        *(["--force"] if force else []),
+    ]
+    sys.exit(subprocess.run(command, cwd=project).returncode)
 
 
 @papernotes.command()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import platform
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from generator.lab.meaning import digest, meaning, parse
 from generator.schema import Snippet
 
 HOME = Path(__file__).resolve().parent.parent
@@ -26,16 +26,16 @@ def fingerprint(snippet: Snippet, root: Path) -> Parts:
     parts: Parts = {}
     for path in sorted(_reached([snippet.folder / "experiment.py", *(HOME / file for file in ENGINE)], root)):
         name = _name(path, root)
-        for definition, digest in _meaning(path, path.stat().st_mtime_ns).items():
-            parts[f"{name}: {definition}"] = digest
+        for definition, value in _meaning(path, path.stat().st_mtime_ns).items():
+            parts[f"{name}: {definition}"] = value
         for data in _declared_data(path):
-            parts[_name(data, root)] = _digest(data.read_bytes()) if data.is_file() else "missing"
+            parts[_name(data, root)] = digest(data.read_bytes()) if data.is_file() else "missing"
     return parts | _versions()
 
 
 def key_of(parts: Parts) -> str:
     """Return the key under which a result with these parts is stored."""
-    return _digest(json.dumps(parts, sort_keys=True).encode())
+    return digest(json.dumps(parts, sort_keys=True).encode())
 
 
 def reasons(before: Parts, now: Parts) -> list[str]:
@@ -100,7 +100,7 @@ def _reached(start: list[Path], root: Path) -> set[Path]:
 def _imports(path: Path, changed: int, root: Path) -> list[Path]:
     here = Path(_name(path, root)).with_suffix("").parts
     modules: list[tuple[str, ...]] = []
-    for node in ast.walk(_parse(path)):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             modules += [tuple(alias.name.split(".")) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -119,50 +119,15 @@ def _imports(path: Path, changed: int, root: Path) -> list[Path]:
 
 @lru_cache(maxsize=4096)
 def _meaning(path: Path, changed: int) -> Parts:
-    """Return a digest for each top-level definition of a file, blind to comments, docstrings and layout."""
-    tree = _parse(path)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        ):
-            node.body = [one for one in body if not _is_string(one)]
-    parts: Parts = {}
-    rest = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and f"{node.name}" not in parts:
-            parts[node.name] = _digest(ast.dump(node).encode())
-        else:
-            rest.append(ast.dump(node))
-    # The order of definitions counts too: a later one may use or replace an earlier.
-    order = [getattr(node, "name", "") for node in tree.body if getattr(node, "name", "")]
-    return parts | {"module level": _digest("\n".join([*order, *rest]).encode())}
-
-
-def _is_string(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return meaning(path)
 
 
 def _declared_data(path: Path) -> list[Path]:
     """Return the files that a module names in `DATA = ["file", …]`, beside itself."""
-    for node in _parse(path).body:
+    for node in parse(path).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "DATA" for t in node.targets):
             try:
                 return [path.parent / name for name in ast.literal_eval(node.value)]
             except (ValueError, TypeError):
                 return []
     return []
-
-
-def _parse(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        # It will fail when it runs, and say why; its bytes are all the meaning it has.
-        return ast.Module(body=[ast.Expr(ast.Constant(value=path.read_bytes()))], type_ignores=[])
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from generator import claims, markup
+from generator import claims, markup, speed
 from generator.render import Site, count_verdicts, partial, render, render_home, templates
 from generator.schema import Asset, Note, Page, Problem
 
@@ -29,6 +29,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     home, found = _home(site)
     made += [home, _all_notes(site), _all_claims(site), _all_kernels(site), *_tags(site), *_papers(site)]
     problems += [*found, *_disagreeing(site)]
+    problems += [problem for snippet in site.library.snippets.values() for problem in speed.problems(snippet)]
     return made, problems
 
 
@@ -129,6 +130,8 @@ def _all_kernels(site: Site) -> Page:
             "name": name,
             "kernel": kernel,
             "agrees": all(p["holds"] for p in kernel["parity"]),
+            "spills": sum(row["spills"] for row in kernel["compiled"]),
+            "speed": speed.state(speed.speeds(site.library.snippets[slug], name)),
         }
         for slug, result in sorted(site.results.items())
         if slug in site.library.by_slug

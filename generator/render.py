@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from generator import claims, markup
+from generator import claims, markup, speed
 from generator.embeds import CITATION, EMBEDS, LINK, definition
 from generator.formulae import FormulaError, mathml
 from generator.lift import Lifted, lift
@@ -204,7 +204,8 @@ class _Reader:
 
     def _kernel(self, name: str, of: str = "") -> str:
         kernel = self._named("kernel", name, self._result(of).kernels)
-        return self._html(partial("kernel", name=name, kernel=kernel))
+        found = speed.speeds(self.site.library.snippets[of or self.note.slug], name)
+        return self._html(partial("kernel", name=name, kernel=kernel, speeds=found))
 
     def _claims(self) -> str:
         self.showed_claims = True

@@ -157,7 +157,7 @@ def _settle(event: Mapping[str, Any], folder: Path, parts: Parts, key: str, runs
     slug, seconds = event["slug"], float(event["seconds"])
     if event["outcome"] == "succeeded":
         try:
-            runs.results[slug] = store.put(slug, key, folder)
+            runs.results[slug] = store.put(slug, key, folder, replace=True)
             store.remember(slug, parts, key, seconds)
             return
         except OSError as error:

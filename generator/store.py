@@ -53,8 +53,8 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, slug: str, key: str, folder: Path) -> Result:
-        """Take a finished folder in, whole; replace what stood there."""
+    def put(self, slug: str, key: str, folder: Path, *, replace: bool = False) -> Result:
+        """Take a finished folder in, whole; a sound result that stands there stays, unless `replace`."""
         sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
         _write(folder / "checksums.json", sums)
         self.results.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,8 @@ class Store:
             os.rename(folder, target)
         except OSError:
             # Another build stored the same result first, or a damaged one lies there.
-            if self.get(slug, key) is None:
-                aside = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.folder)) / "damaged"
+            if replace or self.get(slug, key) is None:
+                aside = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.folder)) / "before"
                 os.rename(target, aside)
                 os.rename(folder, target)
                 shutil.rmtree(aside.parent, ignore_errors=True)

@@ -55,6 +55,14 @@ def test_storing_the_same_result_twice_keeps_the_first(store):
     assert put(store, value=2).data["value"] == 1
 
 
+def test_a_forced_run_replaces_what_was_stored(store):
+    put(store, value=1)
+    with store.scratch() as folder:
+        (folder / "result.json").write_text(json.dumps({"slug": "toy", "value": 2}))
+        assert store.put("toy", "key", folder, replace=True).data["value"] == 2
+    assert list(store.folder.glob("tmp-*")) == []
+
+
 def test_scratch_leaves_nothing_behind(store):
     with pytest.raises(RuntimeError), store.scratch() as folder:
         (folder / "x").write_text("x")

@@ -49,6 +49,8 @@ class Kernel:
     exact: bool = False
     oracle: str = ""
     """What the parity is measured against, in words, for the page."""
+    eager: Callable[..., Any] | None = None
+    """What torch has for the same, timed as eager and compiled; without it, the twin."""
 
 
 @dataclass(frozen=True)
