@@ -55,6 +55,8 @@ def digest(data: bytes) -> str:
 def _text(node: object) -> str:
     # Not `ast.dump`: it gains and drops empty fields from one Python to the next, and a kernel measured on another
     # machine's Python would look changed here.
+    if isinstance(node, ast.JoinedStr):  # some Pythons put empty pieces into an f-string, which say nothing
+        node.values = [one for one in node.values if not (isinstance(one, ast.Constant) and one.value == "")]
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__} {node.value!r}"
     if isinstance(node, ast.AST):
