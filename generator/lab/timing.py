@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generator.lab.kernels import Kernel, parity
+from generator.lab.kernels import Kernel
 from generator.lab.machine import Quantiles, Timer, cache_bytes
+from generator.lab.parity import parity
 
 NOISE = 0.03
 """How far, as a share, two timings of one kernel may lie apart: the goals are told apart by 5 %, and this is under it."""

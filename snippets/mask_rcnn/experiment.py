@@ -372,5 +372,8 @@ KERNELS = (
         operations=lambda a: 32 * _pooled(a),  # four samples of four products and four sums
         reduction=lambda a: 16,
         oracle="method.roi_align in float64, itself tested against a loop over samples",
+        special=("features",),  # a box must be finite
+        vectorised=False,
+        repeatable=False,
     ),
 )
