@@ -126,6 +126,8 @@ NUMBER = "%0 = tt.get_program_id x : i32\n%1 = arith.muli %0, %c64 : i32\n"
          "%3 = tt.addptr %p, %2 : !tt.ptr<f32>, i32", ["%2"]),
         ("tt.func public @f(%n: i32) {\n%2 = arith.muli %n, %c4 : i32\n%3 = tt.addptr %p, %2 : !tt.ptr<f32>, i32", ["%2"]),
         ("%2 = tt.load %q : tensor<8x!tt.ptr<i32>>\n%3 = tt.addptr %p, %2 : tensor<8x!tt.ptr<f32>>, tensor<8xi32>", []),
+        ("%2 = tt.load %q, %m, %z : tensor<8x!tt.ptr<i32>>\n%3 = arith.muli %2, %c : tensor<8xi32>\n"
+         "%4 = tt.addptr %p, %3 : tensor<8x!tt.ptr<f32>>, tensor<8xi32>", ["%3"]),
     ],
 )  # fmt: skip
 def test_a_product_is_followed_into_every_index_and_cut_by_a_remainder(code, caught):

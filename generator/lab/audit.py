@@ -76,9 +76,8 @@ def _narrow_indices(lines: list[str]) -> list[str]:
 
 
 def _steps(lines: list[str]) -> Iterator[tuple[str, str, set[str], bool]]:
-    """Yield (value, operation, operands, whether it is a 32-bit integer) for all that is defined, loops unrolled once."""
-    regions: list[tuple[str, list[str]]] = []
-    """For each region that is open: the result it yields to, and what it carries from one turn to the next."""
+    """Yield (value, operation, operands, whether it is a 32-bit integer) for all that is defined, through loops and branches."""
+    regions: list[tuple[str, list[str]]] = []  # for each open one: the result it yields to, and what its turns carry
     for line in lines:
         text = line.strip()
         match = _ASSIGNED.match(line)
@@ -91,7 +90,7 @@ def _steps(lines: list[str]) -> Iterator[tuple[str, str, set[str], bool]]:
             for name, start in starts:
                 yield name, "scf.for", {start}, True
         elif match:
-            yield match[1], match[2], set(re.findall(r"%\w+(?:#\d+)?", match[3])), bool(re.search(r"i32>?$", text))
+            yield match[1], match[2], set(re.findall(r"%\w+(?:#\d+)?", match[3])), bool(re.search(r"i32>*$", text))
         if text.endswith("{") and not text.startswith("}"):
             regions.append((match[1] if match else "", [name for name, _ in starts[1:]]))
         if text.startswith("scf.yield") and regions:
