@@ -90,5 +90,8 @@ def test_a_new_file_is_named_once(toy):
     before = parts(toy)
     toy.write("snippets/toy/extra.py", "def one(): ...\ndef two(): ...\n")
     change(toy, "snippets/toy/method.py", "def double", "from . import extra\ndef double")
-    assert reasons(before, parts(toy)) == ["snippets/toy/extra.py appeared", "snippets/toy/method.py: module level changed"]
+    assert reasons(before, parts(toy)) == [
+        "snippets/toy/extra.py appeared",
+        "snippets/toy/method.py: module level changed",
+    ]
     assert reasons(parts(toy), before)[0] == "snippets/toy/extra.py is gone"
