@@ -38,7 +38,6 @@ def build(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
     directory_urls: bool = True,
-    repository: str = "",
 ) -> Built:
     """Build the site of the project in `root`; without `execute`, from stored results alone."""
     library = load(root)
@@ -48,6 +47,6 @@ def build(
         if execute
         else stored(library, store_of(root))
     )
-    site = Site(library, runs.results, runs.failures, directory_urls, repository)
+    site = Site(library, runs.results, runs.failures, directory_urls)
     made, found = pages(site)
     return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (one.file, one.line)))

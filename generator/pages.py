@@ -71,7 +71,7 @@ def _cards(path: str, notes: Iterable[Note], site: Site) -> Markup:
 
 
 def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
-    papers = [site.library.papers[key] for key in note.front.papers if key in site.library.papers]
+    papers = site.papers(note)
     result = site.results.get(note.slug)
     figure = None
     if result and result.figures:
@@ -84,7 +84,7 @@ def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
         "line": line,
         "summary": note.front.summary,
         "figure": figure,
-        "counts": count_verdicts(claims.judge_all(note, result)),
+        "counts": count_verdicts(site.judged(note)),
     }
 
 
@@ -95,7 +95,7 @@ def _home(site: Site) -> tuple[Page, list[Problem]]:
         return _cards("index.md", newest_first(site.library.notes)[:NEWEST], site)
 
     def counts() -> str:
-        judged = [one for note in site.library.notes for one in claims.judge_all(note, site.results.get(note.slug))]
+        judged = [one for note in site.library.notes for one in site.judged(note)]
         kernels = sum(len(result.kernels) for result in site.results.values())
         return partial("counts", notes=len(site.library.notes), kernels=kernels, counts=count_verdicts(judged))
 
@@ -108,18 +108,14 @@ def _home(site: Site) -> tuple[Page, list[Problem]]:
 def _all_notes(site: Site) -> Page:
     rows = []
     for note in newest_first(site.library.notes):
-        papers = [site.library.papers[key] for key in note.front.papers if key in site.library.papers]
-        judged = claims.judge_all(note, site.results.get(note.slug))
+        papers = site.papers(note)
+        judged = site.judged(note)
         rows.append({"note": note, "papers": papers, "counts": count_verdicts(judged)})
     return _page("notes.md", "notes.md", site, rows=rows)
 
 
 def _all_claims(site: Site) -> Page:
-    rows = [
-        {"note": note, "one": one}
-        for note in newest_first(site.library.notes)
-        for one in claims.judge_all(note, site.results.get(note.slug))
-    ]
+    rows = [{"note": note, "one": one} for note in newest_first(site.library.notes) for one in site.judged(note)]
     return _page("claims.md", "claims.md", site, rows=rows, counts=count_verdicts([row["one"] for row in rows]))
 
 

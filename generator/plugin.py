@@ -53,7 +53,6 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             limits=Limits(timeout=float(self.config.timeout)),
             watch=lambda kind, event: self._tell(kind, dict(event)),
             directory_urls=config.use_directory_urls,
-            repository=config.repo_url or "",
         )
         for problem in built.problems:
             log.warning("%s", problem)

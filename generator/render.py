@@ -19,7 +19,7 @@ from generator import claims, markup, speed
 from generator.embeds import CITATION, EMBEDS, LINK, definition
 from generator.formulae import FormulaError, mathml
 from generator.lift import Lifted, lift
-from generator.schema import Failure, Library, Note, Page, Paper, Problem, Result
+from generator.schema import Failure, Judgement, Library, Note, Page, Paper, Problem, Result
 from generator.spelling import nearest
 
 _NOTE = "<note>"
@@ -33,7 +33,14 @@ class Site:
     results: dict[str, Result] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     directory_urls: bool = True
-    repository: str = ""
+
+    def papers(self, note: Note) -> list[Paper]:
+        """Return the note's papers that the bibliography knows, in the note's order."""
+        return [self.library.papers[key] for key in note.front.papers if key in self.library.papers]
+
+    def judged(self, note: Note) -> list[Judgement]:
+        """Return the verdict on each of the note's claims, by what its snippet measured."""
+        return claims.judge_all(note, self.results.get(note.slug))
 
 
 class EmbedError(Exception):
@@ -85,9 +92,9 @@ def render(note: Note, site: Site) -> tuple[Page, list[Problem]]:
     """Return a note's page; where an embed cannot be shown the page says so in its place."""
     reader = _Reader(note, site)
     body = reader.read()
-    papers = [site.library.papers[key] for key in note.front.papers if key in site.library.papers]
+    papers = site.papers(note)
     result = site.results.get(note.slug)
-    judged = claims.judge_all(note, result)
+    judged = site.judged(note)
     text = (
         templates()
         .get_template("note.md")
@@ -209,7 +216,7 @@ class _Reader:
 
     def _claims(self) -> str:
         self.showed_claims = True
-        judged = claims.judge_all(self.note, self.site.results.get(self.note.slug))
+        judged = self.site.judged(self.note)
         return self._html(partial("claims", judged=judged))
 
     def _result(self, of: str) -> Result:

@@ -118,7 +118,7 @@ def run(
         # Longest first, so that no long one starts last.
         watch("queued", {"slugs": [snippet.slug for snippet, _, _ in stale]})
         stale.sort(key=lambda one: -float((store.recall(one[0].slug) or {}).get("seconds", 60.0)))
-        _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch)
+        _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch, force)
     return runs
 
 
@@ -135,6 +135,7 @@ def _execute(
     jobs: int,
     limits: Limits,
     watch: Watcher,
+    force: bool,
 ) -> None:
     orders = {snippet.slug: (parts, key) for snippet, parts, key in stale}
     with ExitStack() as stack:
@@ -149,15 +150,18 @@ def _execute(
                 slug = event["slug"]
                 waiting.discard(slug)
                 runs.executed.append(slug)
-                _settle(event, folders[slug], *orders[slug], runs, store)
+                _settle(event, folders[slug], *orders[slug], runs, store, force)
             watch(event["event"], event)
 
 
-def _settle(event: Mapping[str, Any], folder: Path, parts: Parts, key: str, runs: Runs, store: Store) -> None:
+def _settle(
+    event: Mapping[str, Any], folder: Path, parts: Parts, key: str, runs: Runs, store: Store, force: bool
+) -> None:
     slug, seconds = event["slug"], float(event["seconds"])
     if event["outcome"] == "succeeded":
         try:
-            runs.results[slug] = store.put(slug, key, folder, replace=True)
+            # Only a forced run replaces a sound result: another build may be reading it.
+            runs.results[slug] = store.put(slug, key, folder, replace=force)
             store.remember(slug, parts, key, seconds)
             return
         except OSError as error:
