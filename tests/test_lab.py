@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from generator.lab.data import digits  # noqa: E402
-from generator.lab.figures import SERIES, follow_scheme, panel, save  # noqa: E402
+from generator.lab.figures import SERIES, follow_scheme, panel, save, spread  # noqa: E402
 from generator.lab.recorder import Recorder, RecordError  # noqa: E402
+from generator.lab.train import error_rate, fit, minibatches  # noqa: E402
 
 
 @pytest.fixture
@@ -113,3 +114,55 @@ def test_one_snippet_runs_by_hand(tmp_path):
     assert " = " in done.stdout
     assert list(tmp_path.glob("*.svg"))
     assert subprocess.run([sys.executable, "-m", "snippets", "nowhere"], cwd=ROOT, capture_output=True).returncode == 2
+
+
+def test_an_epoch_visits_each_sample_at_most_once_in_full_minibatches():
+    batches = list(minibatches(10, 3, torch.Generator().manual_seed(0)))
+    seen = torch.cat(batches).tolist()
+    assert [len(one) for one in batches] == [3, 3, 3]
+    assert len(set(seen)) == 9
+    assert set(seen) < set(range(10))
+
+
+def line():
+    x = torch.linspace(-1, 1, 64)[:, None]
+    return torch.nn.Linear(1, 1), x, 3 * x - 1
+
+
+def test_fitting_a_line_finds_it_and_reports_a_loss_an_epoch():
+    module, x, y = line()
+    told = []
+    losses = fit(
+        module, x, y, optimizer=torch.optim.SGD(module.parameters(), 0.5), epochs=30, batch=16,
+        objective=torch.nn.functional.mse_loss, after_epoch=told.append,
+    )  # fmt: skip
+    assert len(losses) == 30
+    assert told == list(range(30))
+    assert losses[-1] < 1e-8
+    assert [module.weight.item(), module.bias.item()] == pytest.approx([3, -1], abs=1e-4)
+
+
+def test_training_that_diverges_ends_and_says_so():
+    module, x, y = line()
+    losses = fit(
+        module, x, y, optimizer=torch.optim.SGD(module.parameters(), 1e20), epochs=5, batch=16,
+        objective=torch.nn.functional.mse_loss,
+    )  # fmt: skip
+    assert len(losses) == 5
+    assert losses[-1] != losses[-1]
+
+
+def test_the_error_rate_counts_wrong_labels_in_evaluation_mode_and_puts_the_mode_back():
+    module = torch.nn.Sequential(torch.nn.Dropout(1.0), torch.nn.Identity())
+    scores = torch.eye(4)
+    module.train()
+    assert error_rate(module, scores, torch.tensor([0, 1, 2, 0]), batch=3) == 0.25
+    assert module.training
+
+
+def test_a_spread_spans_every_run_around_its_mean():
+    _, ax = panel()
+    spread(ax, [0, 1], [[0.0, 1.0], [2.0, 5.0]], SERIES[0], label="runs")
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 3.0]
+    low, high = ax.dataLim.intervaly
+    assert [low, high] == [0.0, 5.0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
 
 mpl.use("Agg")
@@ -72,6 +73,13 @@ def _canvas(width: float, height: float, title: str, xlabel: str, ylabel: str) -
     fig, ax = plt.subplots(figsize=(width, height))
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return fig, ax
+
+
+def spread(ax: Axes, x: Any, runs: Any, color: str, label: str | None = None, **style: Any) -> None:
+    """Draw the mean of `runs` [run, point] over x as a line, and from the lowest to the highest run as a band."""
+    values = np.asarray(runs, dtype=float)
+    ax.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0)
+    ax.plot(x, values.mean(0), color=color, label=label, **style)
 
 
 def save(fig: Figure, path: Path, salt: str) -> None:
