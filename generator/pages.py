@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from generator import claims, markup, speed
+from generator import claims, markup, roofline, speed
 from generator.render import Site, count_verdicts, partial, render, render_home, templates
 from generator.schema import Asset, Note, Page, Problem
 
@@ -120,20 +120,49 @@ def _all_claims(site: Site) -> Page:
 
 
 def _all_kernels(site: Site) -> Page:
-    rows = [
-        {
-            "note": site.library.by_slug[slug],
-            "name": name,
-            "kernel": kernel,
-            "agrees": all(p["holds"] for p in kernel["parity"]),
-            "spills": sum(row["spills"] for row in kernel["compiled"]),
-            "speed": speed.state(speed.speeds(site.library.snippets[slug], name)),
-        }
-        for slug, result in sorted(site.results.items())
-        if slug in site.library.by_slug
-        for name, kernel in result.kernels.items()
-    ]
-    return _page("kernels.md", "kernels.md", site, rows=rows)
+    rows = []
+    for slug, result in sorted(site.results.items()):
+        if slug not in site.library.by_slug:
+            continue
+        for name, kernel in result.kernels.items():
+            href = markup.address("kernels.md", f"{slug}.md#kernel-{name}", site.directory_urls)
+            found = speed.speeds(site.library.snippets[slug], name)
+            shares = [row.copy_share for one in found for row in one.rows if row.copy_share is not None]
+            rows.append(
+                {
+                    "note": site.library.by_slug[slug],
+                    "name": name,
+                    "href": href,
+                    "kernel": kernel,
+                    "place": speed.declared(name, kernel, href),
+                    "worst": max((p["worst_share"] for p in kernel["parity"]), default=0.0, key=float),
+                    "agrees": all(p["holds"] for p in kernel["parity"]),
+                    "registers": max((row["registers"] for row in kernel["compiled"]), default=None),
+                    "widest": max((row["widest_load"] for row in kernel["compiled"]), default=None),
+                    "spills": sum(row["spills"] for row in kernel["compiled"]),
+                    "speeds": found,
+                    "speed": speed.state(found),
+                    "share": max(shares, default=None),
+                }
+            )
+    targets = dict.fromkeys(one["target"] for row in rows for one in row["kernel"]["compiled"])
+    return _page("kernels.md", "kernels.md", site, rows=rows, plots=_rooflines(rows), targets=targets)
+
+
+def _rooflines(rows: list[dict[str, Any]]) -> list[Markup]:
+    """Return one plot a GPU that was measured on, and the kernels not yet measured along their operations a byte."""
+    plots = []
+    machines = {one.gpu: one for row in rows for one in row["speeds"]}
+    for gpu, machine in sorted(machines.items()):
+        dots = [
+            dot for row in rows for one in row["speeds"] if one.gpu == gpu
+            for dot in speed.measured(row["name"], one, row["href"])
+        ]  # fmt: skip
+        if plot := roofline.roofline(dots, machine.roof):
+            plots.append(Markup(partial("roofline", plot=plot, **speed.words(gpu, machine))))
+    if plot := roofline.strip(row["place"] for row in rows if not row["speeds"]):
+        plots.append(Markup(partial("roofline", plot=plot, **speed.UNMEASURED)))
+    return plots
 
 
 def _tags(site: Site) -> list[Page]:

@@ -18,6 +18,7 @@ from generator.run import Limits
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
 STYLES = "assets/papernotes/papernotes.css"
+SCRIPTS = ("assets/papernotes/sortable/sortable.min.js",)
 
 
 class PapernotesConfig(Config):
@@ -39,6 +40,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
     def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
         if STYLES not in config.extra_css:
             config.extra_css.insert(0, STYLES)
+        config.extra_javascript += [script for script in SCRIPTS if script not in config.extra_javascript]
         return config
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:

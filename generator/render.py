@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from generator import claims, markup, speed
+from generator import claims, markup, roofline, speed
 from generator.embeds import CITATION, EMBEDS, LINK, definition
 from generator.formulae import FormulaError, mathml
 from generator.lift import Lifted, lift
@@ -211,8 +211,17 @@ class _Reader:
 
     def _kernel(self, name: str, of: str = "") -> str:
         kernel = self._named("kernel", name, self._result(of).kernels)
-        found = speed.speeds(self.site.library.snippets[of or self.note.slug], name)
-        return self._html(partial("kernel", name=name, kernel=kernel, speeds=found))
+        slug = of or self.note.slug
+        snippet = self.site.library.snippets[slug]
+        found = [
+            {"speed": one, "plot": roofline.roofline(speed.measured(name, one), one.roof), **speed.words(one.gpu, one)}
+            for one in speed.speeds(snippet, name)
+        ]
+        entries = dict.fromkeys(row["function"] for row in kernel["compiled"])
+        code = "\n\n\n".join(filter(None, (definition(snippet.folder / "kernel.py", entry) for entry in entries)))
+        link = markup.address(f"{self.note.slug}.md", f"files/{slug}/kernel.py", self.site.directory_urls)
+        code = Markup(markup.highlighted(code)) if code else ""
+        return self._html(partial("kernel", name=name, kernel=kernel, found=found, code=code, link=link, slug=slug))
 
     def _claims(self) -> str:
         self.showed_claims = True

@@ -11,17 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from generator.lab import recorded, timing
 from generator.lab.bench import bench
-from generator.lab.figures import INK, save
 from generator.lab.kernels import Kernel
 from generator.lab.machine import Ceilings, Machine, ceilings
 from generator.lab.meaning import kernel_fingerprint
-from generator.lab.roofline import roofline
 from generator.lab.sheet import open_sheet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -363,34 +358,6 @@ def test_a_fingerprint_is_the_same_on_every_python(toy):
 def test_reading_needs_the_standard_library_alone():
     code = "import sys, generator.lab.recorded; sys.exit(bool({'torch', 'numpy', 'yaml'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def rows_of(*points):
-    return [
-        recorded.Row(name, (1,), "float32", "forward", {"kernel": (ms, ms, ms)}, 0.0, nbytes, ops, 0.5, "d", "t", "t")
-        for name, ms, nbytes, ops in points
-    ]
-
-
-def test_a_roofline_shows_the_roof_and_every_kernel_by_name(tmp_path):
-    many = [("elu", 1.0, 10**9, 10**9), ("elu", 2.0, 10**9, 10**9), ("selu", 1.01, 10**9, 10**9),
-            ("gram", 1.0, 10**6, 4 * 10**11), ("nothing", 1.0, 10**9, None)]  # fmt: skip
-    fig = roofline(rows_of(*many), 4e12, 8e14)
-    assert isinstance(fig, Figure)
-    (ax,) = fig.axes
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    roof = ax.lines[0]
-    assert to_hex(roof.get_color()) == INK
-    assert max(roof.get_ydata()) == 8e14 and roof.get_ydata()[0] == pytest.approx(roof.get_xdata()[0] * 4e12)
-    assert sorted(text.get_text() for text in ax.texts) == ["elu", "gram", "selu"]
-    fig.draw_without_rendering()
-    boxes = [Text.get_window_extent(text) for text in ax.texts]  # the words without their leader lines
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    save(fig, tmp_path / "roofline.svg", "roofline")
-
-
-def test_a_roofline_without_rows_is_a_roof():
-    assert not roofline([], 4e12, 8e14).axes[0].texts
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

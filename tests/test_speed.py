@@ -66,12 +66,36 @@ def test_a_damaged_record_is_a_problem_with_its_mend(toy):
 
 def test_the_page_shows_the_numbers_their_machine_and_that_they_are_old(toy):
     from generator.render import partial
+    from generator.roofline import roofline
+    from generator.speed import measured, words
 
     kernel = {
         "oracle": "", "backward": False, "device": "Triton's interpreter", "parity": [], "compiled": [],
         "example_shape": [7], "bytes_moved": 56, "operations": 7,
     }  # fmt: skip
-    text = partial("kernel", name="double", kernel=kernel, speeds=speeds(snippet(toy, fingerprint="another"), "double"))
-    for shown in ("A GPU", "2026-01-02", "older than the kernel", "0.5 (0.4 to 0.6)", "90 %", "copy 1000 GB/s"):
+    (speed,) = speeds(snippet(toy, fingerprint="another"), "double")
+    plot = roofline(measured("double", speed), speed.roof)
+    found = [{"speed": speed, "plot": plot, **words(speed.gpu, speed)}]
+    more = {"kernel": kernel, "name": "double", "code": "", "link": "", "slug": "toy"}
+    text = partial("kernel", found=found, **more)
+    for shown in (
+        "A GPU",
+        "2026-01-02",
+        "older than the kernel",
+        "0.5 (0.4 to 0.6)",
+        "90 %",
+        "copy 1000 GB/s",
+        "Roofline of A GPU",
+    ):
         assert shown in text
-    assert "not yet measured" in partial("kernel", name="double", kernel=kernel, speeds=[])
+    assert "not yet measured" in partial("kernel", found=[], **more)
+
+
+def test_a_row_that_does_no_operations_has_no_place_under_a_roof(toy):
+    from generator.speed import declared, measured
+
+    (speed,) = speeds(snippet(toy), "double")
+    (dot,) = measured("double", speed, "toy/#kernel-double")
+    assert (dot.intensity, dot.rate, dot.href) == (1024 / 8192, 1024 / 0.5e-3, "toy/#kernel-double")
+    assert "1024, float32, forward: 0.5 ms" in dot.said
+    assert declared("copy", {"bytes_moved": 8, "operations": 0}).intensity is None

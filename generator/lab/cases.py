@@ -126,11 +126,11 @@ def _special_names(kernel: Kernel) -> tuple[str, ...]:
 
 
 def _sprinkled(values: Tensor, seed: int) -> Tensor:
-    """Return the values with the special ones at random places, and one at the very end."""
+    """Return the values with the special ones at random places, and NaN at both ends."""
     flat = values.detach().clone().flatten()
     special = torch.tensor(SPECIAL, dtype=torch.float64).to(flat)
     generator = torch.Generator().manual_seed(seed + 2)
     places = torch.randperm(flat.numel(), generator=generator)[: len(SPECIAL)].to(flat.device)
     flat[places] = special[: len(places)]
-    flat[-1] = math.nan
+    flat[0] = flat[-1] = math.nan
     return flat.view(values.shape)

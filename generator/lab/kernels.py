@@ -38,7 +38,7 @@ class Kernel:
     bytes_moved: Callable[[Mapping[str, Any]], int]
     operations: Callable[[Mapping[str, Any]], int]
     shapes: Sequence[tuple[int, ...]] = ELEMENTWISE_SHAPES
-    bench_shapes: Sequence[tuple[int, ...]] = ((64 * 1024 * 1024,),)
+    bench_shapes: Sequence[tuple[int, ...]] = ((128 * 1024 * 1024,),)
     compile_shape: tuple[int, ...] = ()
     """The shape whose launches are compiled ahead of time; default: the largest of `shapes` in multiples of 16."""
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16, torch.bfloat16)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
-from scipy.stats import pearsonr, spearmanr
 
 from generator.lab.figures import FAINT, INK, SERIES, panel
 from generator.lab.kernels import Kernel
@@ -378,6 +377,8 @@ def factorized(record: Recorder, samples: list[Sample]) -> None:
 
 def truth(record: Recorder, samples: list[Sample]) -> None:
     """Compare estimated counts with the transcripts the reads came from."""
+    from scipy.stats import pearsonr, spearmanr
+
     logs, ranks, mapped = [], [], []
     for number, one in enumerate(samples):
         lengths, *rest = one.problem
@@ -431,6 +432,8 @@ def bootstrap(record: Recorder, one: Sample) -> None:
     sets = f"{BOOTSTRAPS} bootstraps against {REPLICATES} fresh read sets"
     setting = f"synthetic, seed 0: {REPLICATE:,} reads, {sets}, transcripts with 5 or more reads"
     record.metric("bootstrap_sd_over_fresh_sd", float(np.median(ratio)), setting=f"{setting}; median over transcripts")
+    from scipy.stats import pearsonr
+
     both = np.log(spread.std(0, ddof=1)[some]), np.log(technical[some])
     record.metric("bootstrap_sd_correlation", pearsonr(*both).statistic, setting=f"{setting}; of log deviations")
     left, ax = panel("bootstrap spread", "transcript, by estimate", "estimated reads", height=3.2)

@@ -275,3 +275,8 @@ def test_in_place_compiles_without_a_graph_break():
     compiled = torch.compile(lambda x: kernel.elu_(x * 2) + 1, fullgraph=True, backend="aot_eager")
     x = draw(5, 33, dtype=torch.float32)
     assert_close(compiled(x), method.elu(x * 2) + 1)
+
+
+def test_the_op_that_overwrites_its_input_is_registered_soundly():
+    for n in (0, 7, 1025):
+        torch.library.opcheck(torch.ops.papernotes.elu_.default, (torch.linspace(-3, 3, n), 1.0))
