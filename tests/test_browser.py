@@ -185,7 +185,9 @@ def test_every_internal_link_and_anchor_resolves(visit, built_site):
             page.url.split("/")[0] + "//" + page.url.split("/")[2] + f"/{'' if address == '.' else address + '/'}"
         )
         here = page.evaluate("location.href.split('#')[0]")
-        for link in page.evaluate("[...document.querySelectorAll('a[href]')].map(a => new URL(a.getAttribute('href'), location).href)"):
+        for link in page.evaluate(
+            "[...document.querySelectorAll('a[href]')].map(a => new URL(a.getAttribute('href'), location).href)"
+        ):
             target, _, anchor = link.partition("#")
             if not target.startswith(here.split("/")[0] + "//" + here.split("/")[2]):
                 continue
