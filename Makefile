@@ -31,8 +31,9 @@ serve: $(READY) ## Browse at localhost:8000; edits show at once
 	@$(BIN)/mkdocs serve
 
 test: $(READY) ## Run every test: notes, methods, kernels, generator, browser
-	@echo "papernotes: testing (about five minutes on two cores)"
-	@$(BIN)/python -m pytest
+	@echo "papernotes: running what is stale, then testing, a worker a core"
+	@$(BIN)/papernotes run
+	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(READY) ## Lint, types, and every problem of every note
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/papernotes check

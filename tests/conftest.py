@@ -78,6 +78,22 @@ class Project:
         self.write(f"tests/snippets/test_{slug}.py", "")
 
 
+TOGETHER = {"test_site": "site", "test_browser": "site", "test_notes": "site"}
+"""Files whose costly fixtures are made once when tests run side by side; a snippet's tests stay together as well."""
+PROVED = ("test_it_compiles", "test_full_blocks", "test_it_computes_no_index")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist which tests share a worker (`--dist loadgroup`); alone or in order, this changes nothing."""
+    for item in items:
+        group = TOGETHER.get(item.path.stem) or (item.path.stem if item.path.parent.name == "snippets" else None)
+        if item.name.startswith(PROVED):
+            group = "site"
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """Return an empty project: a bibliography of one paper and a home page."""
