@@ -8,9 +8,9 @@ from pathlib import Path
 from generator.check import check
 from generator.load import load
 from generator.pages import assets, pages
-from generator.render import Site
 from generator.run import Limits, Runs, Watcher, run, store_of, stored
 from generator.schema import Asset, Library, Page, Problem
+from generator.site import Site
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,12 @@ from typing import Any
 from markupsafe import Markup
 
 from generator import claims, markup, roofline, speed
-from generator.render import Site, count_verdicts, partial, render, render_home, templates
+from generator.expand import expand
+from generator.partials import partial, templates
+from generator.render import render, render_home
 from generator.schema import Asset, Note, Page, Problem
+from generator.site import Site, count_verdicts
+from generator.web import surroundings
 
 ASSETS = Path(__file__).parent / "assets"
 NEWEST = 12
@@ -20,11 +24,13 @@ NEWEST = 12
 
 def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     """Return every page of the site, and what the notes name that is not there."""
+    bodies = {note.slug: expand(note, site) for note in site.library.notes}
+    around = surroundings(site, bodies, newest_first(site.library.notes))
     made, problems = [], []
     for note in site.library.notes:
-        page, found = render(note, site)
-        made.append(page)
-        problems += [*found, *claims.problems(note, site.results.get(note.slug))]
+        body = bodies[note.slug]
+        made.append(render(note, body, around[note.slug], site))
+        problems += [*body.problems, *claims.problems(note, site.results.get(note.slug))]
     made += [_broken(slug, found) for slug, found in site.library.broken.items()]
     home, found = _home(site)
     made += [home, _all_notes(site), _all_claims(site), _all_kernels(site), *_tags(site), *_papers(site)]
@@ -88,7 +94,7 @@ def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
     }
 
 
-def _home(site: Site) -> tuple[Page, list[Problem]]:
+def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:
     file = site.library.root / "notes" / "index.md"
 
     def cards() -> Markup:
@@ -115,8 +121,8 @@ def _all_notes(site: Site) -> Page:
 
 
 def _all_claims(site: Site) -> Page:
-    rows = [{"note": note, "one": one} for note in newest_first(site.library.notes) for one in site.judged(note)]
-    return _page("claims.md", "claims.md", site, rows=rows, counts=count_verdicts([row["one"] for row in rows]))
+    rows = [(note, one) for note in newest_first(site.library.notes) for one in site.judged(note)]
+    return _page("claims.md", "claims.md", site, rows=rows, counts=count_verdicts(one for _, one in rows))
 
 
 def _all_kernels(site: Site) -> Page:

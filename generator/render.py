@@ -1,97 +1,23 @@
-"""A note and its results come in; its page, as Markdown, goes out, and a problem for every embed that names nothing."""
+"""A note, its body and what surrounds it come in; its page, as Markdown, goes out."""
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from generator import claims, markup, roofline, speed
-from generator.embeds import CITATION, EMBEDS, LINK, definition
-from generator.formulae import FormulaError, mathml
-from generator.lift import Lifted, lift
-from generator.schema import Failure, Judgement, Library, Note, Page, Paper, Problem, Result
-from generator.spelling import nearest
-
-_NOTE = "<note>"
+from generator import markup
+from generator.expand import Body, expand
+from generator.partials import partial, templates
+from generator.schema import Note, Page, Paper, Problem
+from generator.site import Site, count_verdicts
+from generator.web import Surroundings
 
 
-@dataclass(frozen=True)
-class Site:
-    """What rendering needs besides the note: the library, how the runs stand, and how addresses are written."""
-
-    library: Library
-    results: dict[str, Result] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    directory_urls: bool = True
-
-    def papers(self, note: Note) -> list[Paper]:
-        """Return the note's papers that the bibliography knows, in the note's order."""
-        return [self.library.papers[key] for key in note.front.papers if key in self.library.papers]
-
-    def judged(self, note: Note) -> list[Judgement]:
-        """Return the verdict on each of the note's claims, by what its snippet measured."""
-        return claims.judge_all(note, self.results.get(note.slug))
-
-
-class EmbedError(Exception):
-    """An embed that names what is not there; carries how to mend it."""
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.fix = fix
-
-
-@cache
-def templates() -> Environment:
-    """Return the environment of the generator's own templates: HTML escapes, and a missing name is an error."""
-    environment = Environment(
-        loader=PackageLoader("generator"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": claims.number,
-        "percent": _percent,
-        "md": lambda text: Markup(markup.escape(text)),
-        "block": lambda html: Markup(markup.block(html)),
-        "tail": lambda text: "\n".join(line if line.strip() else " \u200b" for line in text.strip().splitlines()[-30:]),
-    }
-    return environment
-
-
-def _width(svg: str) -> int:
-    """Return how many pixels wide a panel may grow: its text then stays near the size of the page's."""
-    found = re.search(r'viewBox="0 0 ([0-9.]+)', svg)
-    return round(1.8 * float(found[1])) if found else 600
-
-
-def _percent(share: float | str) -> str:
-    if isinstance(share, str):
-        return share
-    return "0 %" if share == 0 else "< 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
-
-
-def partial(name: str, /, **values: Any) -> str:
-    """Return a partial template, filled in, as one HTML block."""
-    return markup.block(templates().get_template(f"partials/{name}.html").render(**values))
-
-
-def render(note: Note, site: Site) -> tuple[Page, list[Problem]]:
+def render(note: Note, body: Body, around: Surroundings, site: Site) -> Page:
     """Return a note's page; where an embed cannot be shown the page says so in its place."""
-    reader = _Reader(note, site)
-    body = reader.read()
     papers = site.papers(note)
     result = site.results.get(note.slug)
     judged = site.judged(note)
@@ -102,215 +28,32 @@ def render(note: Note, site: Site) -> tuple[Page, list[Problem]]:
             note=note,
             front=note.front,
             papers=papers,
-            body=Markup(body),
+            body=Markup(body.markdown),
             judged=judged,
             counts=count_verdicts(judged),
-            show_claims=bool(judged) and not reader.showed_claims,
+            show_claims=bool(judged) and not body.showed_claims,
             claims_block=Markup(partial("claims", judged=judged)),
             result=result,
             failure=site.failures.get(note.slug),
-            relations=_relations(note, site),
-            references=reader.cited(papers),
+            around=around,
+            references=_references(papers, body, site),
             link=lambda target: markup.address(f"{note.slug}.md", target, site.directory_urls),
             bibtex=Markup("".join(markup.fence(paper.bibtex, "bibtex") for paper in papers)),
         )
     )
-    return Page(path=f"{note.slug}.md", markdown=text, source=note.file), reader.problems
+    return Page(path=f"{note.slug}.md", markdown=text, source=note.file)
 
 
-def render_home(note_file: Path, site: Site, embeds: dict[str, Callable[..., Any]]) -> tuple[str, list[Problem]]:
+def render_home(note_file: Path, site: Site, embeds: dict[str, Callable[..., Any]]) -> tuple[str, tuple[Problem, ...]]:
     """Return the home page's Markdown, with the embeds that only it has."""
     body = note_file.read_text(encoding="utf-8") if note_file.exists() else "# Notes\n\n{{ cards() }}\n"
     file = note_file.relative_to(site.library.root).as_posix()
-    reader = _Reader(Note.model_construct(slug="index", file=file, front=None, body=body, body_line=1, lines={}), site)
-    return reader.read(embeds), reader.problems
+    home = Note.model_construct(slug="index", file=file, front=None, body=body, body_line=1, lines={})
+    filled = expand(home, site, embeds)
+    return filled.markdown, filled.problems
 
 
-def count_verdicts(judged: list[Any]) -> dict[str, int]:
-    """Return how many claims came out in each way, in the order they are shown."""
-    order = ("reproduced", "contradicted", "untested", "reported only")
-    return {verdict: n for verdict in order if (n := sum(one.verdict == verdict for one in judged))}
-
-
-def _relations(note: Note, site: Site) -> list[tuple[str, Note]]:
-    known = site.library.by_slug
-    return [(one.kind.replace("-", " "), known[one.slug]) for one in note.front.relations if one.slug in known]
-
-
-class _Reader:
-    """Turns one body into Markdown: formulae and code out, embeds, links and citations in, formulae and code back."""
-
-    def __init__(self, note: Note, site: Site) -> None:
-        self.note = note
-        self.site = site
-        self.problems: list[Problem] = []
-        self.lifted = Lifted()
-        self.figures = 0
-        self.showed_claims = False
-        self.keys: list[str] = []
-
-    def read(self, more: dict[str, Callable[..., Any]] | None = None) -> str:
-        self.lifted = lift(self.note.body)
-        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        environment.globals = {name: self._safely(getattr(self, f"_{name}")) for name in EMBEDS}
-        environment.globals |= {name: self._safely(embed) for name, embed in (more or {}).items()}
-        try:
-            template = environment.from_string(self.lifted.text)
-            template.filename = _NOTE
-            self.template = template
-            text = template.render()
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            text = self.lifted.text + self._wrong(
-                _line_of(error) + self.note.body_line - 1, f"Jinja: {error}", "see the embeds in CONTRIBUTING.md"
-            )
-        text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
-        return self.lifted.back(text, self._show)
-
-    def cited(self, own: list[Paper]) -> list[Paper]:
-        """Return the papers of the reference list: the note's own first, then those cited, in order."""
-        papers = self.site.library.papers
-        return list({paper.key: paper for paper in [*own, *(papers[key] for key in self.keys)]}.values())
-
-    # What the embeds of a note are. Each returns a mark, so that nothing later reads into its output.
-
-    def _figure(self, name: str, of: str = "") -> str:
-        result = self._result(of)
-        figure = self._named("figure", name, result.figures)
-        self.figures += 1
-        panels = [(result.folder / file).read_text(encoding="utf-8") for file in figure["files"]]
-        return self._html(
-            partial(
-                "figure",
-                number=self.figures,
-                name=name,
-                figure=figure,
-                panels=[(_width(svg), Markup(svg)) for svg in panels],
-            )
-        )
-
-    def _metric(self, name: str, format: str = "", of: str = "") -> str:
-        metric = self._named("metric", name, self._result(of).metrics)
-        title = markup.escape(metric.get("setting") or f"measured when this site was built: {name}")
-        value = markup.escape(claims.shown(metric, format))
-        return self.lifted.put("html", f'<span class="pn-metric" title="{title}">{value}</span>')
-
-    def _table(self, name: str, of: str = "") -> str:
-        return self._html(partial("table", table=self._named("table", name, self._result(of).tables)))
-
-    def _source(self, file: str, name: str = "", of: str = "") -> str:
-        slug = of or self.note.slug
-        snippet = self.site.library.snippets.get(slug)
-        if snippet is None or file not in snippet.files:
-            raise EmbedError(f"no file '{file}' in snippets/{slug}/", nearest(file, snippet.files if snippet else ()))
-        path = snippet.folder / file
-        code = definition(path, name) if name else path.read_text(encoding="utf-8")
-        if code is None:
-            raise EmbedError(f"{file} defines no '{name}'", "name a function or class of the file")
-        link = f"[snippets/{slug}/{file}](files/{slug}/{file}){{ .pn-source }}"
-        return self.lifted.put("html", markup.fence(code, "python") + link + "\n\n")
-
-    def _kernel(self, name: str, of: str = "") -> str:
-        kernel = self._named("kernel", name, self._result(of).kernels)
-        slug = of or self.note.slug
-        snippet = self.site.library.snippets[slug]
-        found = [
-            {"speed": one, "plot": roofline.roofline(speed.measured(name, one), one.roof), **speed.words(one.gpu, one)}
-            for one in speed.speeds(snippet, name)
-        ]
-        entries = dict.fromkeys(row["function"] for row in kernel["compiled"])
-        code = "\n\n\n".join(filter(None, (definition(snippet.folder / "kernel.py", entry) for entry in entries)))
-        link = markup.address(f"{self.note.slug}.md", f"files/{slug}/kernel.py", self.site.directory_urls)
-        code = Markup(markup.highlighted(code)) if code else ""
-        return self._html(partial("kernel", name=name, kernel=kernel, found=found, code=code, link=link, slug=slug))
-
-    def _claims(self) -> str:
-        self.showed_claims = True
-        judged = self.site.judged(self.note)
-        return self._html(partial("claims", judged=judged))
-
-    def _result(self, of: str) -> Result:
-        slug = of or self.note.slug
-        if found := self.site.results.get(slug):
-            return found
-        raise _NotMeasuredError(slug)
-
-    def _named(self, kind: str, name: str, known: Any) -> Any:
-        if name not in known:
-            raise EmbedError(f"the experiment records no {kind} '{name}'", nearest(str(name), known))
-        return known[name]
-
-    def _html(self, html: str) -> str:
-        return self.lifted.put("html", html)
-
-    def _safely(self, embed: Callable[..., Any]) -> Callable[..., str]:
-        """Let a failing embed cost its own place on the page only."""
-
-        def call(*arguments: Any, **named: Any) -> str:
-            try:
-                return embed(*arguments, **named)
-            except _NotMeasuredError as missing:
-                return self._html(
-                    f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>'
-                )
-            except EmbedError as error:
-                return self._wrong(self._calling_line(), str(error), error.fix)
-            except (TypeError, ValueError) as error:
-                return self._wrong(self._calling_line(), f"embed: {error}", "see the embeds in CONTRIBUTING.md")
-
-        return call
-
-    def _calling_line(self) -> int:
-        frame: FrameType | None = sys._getframe()
-        while frame and frame.f_code.co_filename != "<template>":
-            frame = frame.f_back
-        line = self.template.get_corresponding_lineno(frame.f_lineno) if frame else 1
-        return line + self.note.body_line - 1
-
-    def _wrong(self, line: int, what: str, fix: str) -> str:
-        problem = Problem(self.note.file, line, what, fix)
-        self.problems.append(problem)
-        return self._html(partial("problems", problems=[problem]))
-
-    # What is no embed: links, citations, and the pieces that go back.
-
-    def _link(self, target: str, text: str | None) -> str:
-        slug, _, anchor = target.strip().partition("#")
-        note = self.site.library.by_slug.get(slug)
-        if note is None:
-            return markup.escape(text or slug)
-        return f"[{markup.escape(text or note.front.title)}]({slug}.md{'#' + anchor if anchor else ''})"
-
-    def _citation(self, inside: str) -> str:
-        said = []
-        for key in (part.strip().removeprefix("@") for part in inside.split(";")):
-            paper = self.site.library.papers.get(key)
-            if paper is None:
-                said.append(markup.escape(f"@{key}?"))
-                continue
-            self.keys.append(key)
-            words = markup.escape(f"{paper.short_authors}, {paper.year}")
-            said.append(f'<a class="pn-cite" href="#ref-{key}" title="{markup.escape(paper.title)}">{words}</a>')
-        return self.lifted.put("html", f"({'; '.join(said)})")
-
-    def _show(self, kind: str, piece: str) -> str:
-        if not kind.endswith("math"):
-            return piece
-        try:
-            shown = mathml(piece, display=kind == "display math")
-        except FormulaError:
-            return f"<code>{markup.escape(piece)}</code>"  # check says where and why
-        return f"\n\n{shown}\n\n" if kind == "display math" else shown
-
-
-class _NotMeasuredError(Exception):
-    """There is no result to take a figure or a number from."""
-
-
-def _line_of(error: BaseException) -> int:
-    line = getattr(error, "lineno", None) or 1
-    trace = error.__traceback__
-    while trace:
-        if trace.tb_frame.f_code.co_filename == _NOTE:  # Jinja rewrites its frames to the text's own lines
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+def _references(own: list[Paper], body: Body, site: Site) -> list[Paper]:
+    """Return the papers of the reference list: the note's own first, then those cited, in order."""
+    papers = site.library.papers
+    return list({paper.key: paper for paper in [*own, *(papers[key] for key in body.keys)]}.values())

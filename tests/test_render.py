@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from generator.expand import expand
 from generator.load import load
-from generator.render import Site, render
+from generator.render import render
 from generator.schema import Failure, Result
+from generator.site import Site
+from generator.web import Surroundings
 
 SVG = '<svg viewBox="0 0 259.2 194.4"><text>x</text></svg>'
+
+
+def rendered(note, site):
+    body = expand(note, site)
+    return render(note, body, Surroundings(), site), body.problems
 
 
 @pytest.fixture
@@ -33,7 +41,8 @@ def page(toy, tmp_path):
         toy.note(body=body, more="claims: [{says: two is two, metric: two, expect: {near: 2, within: 0.1}}]")
         library = load(toy.root)
         assert not library.problems, library.problems
-        made, problems = render(library.notes[0], Site(library, **({"results": {"toy": result}} | more)))
+        site = Site(library, **({"results": {"toy": result}} | more))
+        made, problems = rendered(library.notes[0], site)
         return made.markdown, [str(problem) for problem in problems]
 
     return make
@@ -142,7 +151,7 @@ def test_the_result_shown_is_the_one_stored(toy):
     library = load(toy.root)
     runs = run(library, store_of(toy.root))
     stored = json.loads((Path(runs.results["toy"].folder) / "result.json").read_text())
-    made, problems = render(library.notes[0], Site(library, runs.results))
+    made, problems = rendered(library.notes[0], Site(library, runs.results))
     assert not problems
     assert stored["metrics"]["two"]["value"] == 2.0
     assert ">2</span>" in made.markdown

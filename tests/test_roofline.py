@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from generator.render import partial
+from generator.partials import partial
 from generator.roofline import LEFT, LETTER, RIGHT, Kernel, Roof, roofline, strip
 
 ROOF = Roof(4e12, {"bfloat16": 8e14, "float32": 5e13})

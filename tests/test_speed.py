@@ -65,7 +65,7 @@ def test_a_damaged_record_is_a_problem_with_its_mend(toy):
 
 
 def test_the_page_shows_the_numbers_their_machine_and_that_they_are_old(toy):
-    from generator.render import partial
+    from generator.partials import partial
     from generator.roofline import roofline
     from generator.speed import measured, words
 

@@ -1,0 +1,258 @@
+"""A note's body comes in; Markdown whose embeds, links and citations are filled in goes out, and what could not be."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from types import FrameType
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
+
+from generator import claims, markup, roofline, speed
+from generator.embeds import CITATION, EMBEDS, LINK, definition
+from generator.formulae import FormulaError, mathml
+from generator.lift import Lifted, lift
+from generator.partials import partial
+from generator.schema import Note, Problem, Result
+from generator.site import Site
+from generator.spelling import nearest
+
+_NOTE = "<note>"
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
+"""Between two sentences: a stop, then anything but a small letter."""
+
+
+class EmbedError(Exception):
+    """An embed that names what is not there; carries how to mend it."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class Body:
+    """What has become of a note's body."""
+
+    markdown: str
+    problems: tuple[Problem, ...] = ()
+    showed_claims: bool = False
+    keys: tuple[str, ...] = ()
+    """The papers it cites, in order."""
+    mentions: tuple[tuple[str, str], ...] = ()
+    """Each note it links to, with the sentence that the link stands in, as Markdown."""
+
+
+def expand(note: Note, site: Site, more: dict[str, Callable[..., Any]] | None = None) -> Body:
+    """Fill in a note's body; `more` names embeds that only this page has."""
+    reader = _Reader(note, site)
+    text = reader.read(more)
+    return Body(text, tuple(reader.problems), reader.showed_claims, tuple(reader.keys), tuple(reader.mentions))
+
+
+class _Reader:
+    """Turns one body into Markdown: formulae and code out, embeds, links and citations in, formulae and code back."""
+
+    def __init__(self, note: Note, site: Site) -> None:
+        self.note = note
+        self.site = site
+        self.problems: list[Problem] = []
+        self.lifted = Lifted()
+        self.figures = 0
+        self.showed_claims = False
+        self.keys: list[str] = []
+        self.mentions: list[tuple[str, str]] = []
+
+    def read(self, more: dict[str, Callable[..., Any]] | None = None) -> str:
+        self.lifted = lift(self.note.body)
+        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        environment.globals = {name: self._safely(getattr(self, f"_{name}")) for name in EMBEDS}
+        environment.globals |= {name: self._safely(embed) for name, embed in (more or {}).items()}
+        try:
+            template = environment.from_string(self.lifted.text)
+            template.filename = _NOTE
+            self.template = template
+            text = template.render()
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+            text = self.lifted.text + self._wrong(
+                _line_of(error) + self.note.body_line - 1, f"Jinja: {error}", "see the embeds in CONTRIBUTING.md"
+            )
+        for match in LINK.finditer(text):
+            self._mention(match, text)
+        text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
+        return self.lifted.back(text, self._show)
+
+    # What the embeds of a note are. Each returns a mark, so that nothing later reads into its output.
+
+    def _figure(self, name: str, of: str = "") -> str:
+        result = self._result(of)
+        figure = self._named("figure", name, result.figures)
+        self.figures += 1
+        panels = [(result.folder / file).read_text(encoding="utf-8") for file in figure["files"]]
+        return self._html(
+            partial(
+                "figure",
+                number=self.figures,
+                name=name,
+                figure=figure,
+                panels=[(_width(svg), Markup(svg)) for svg in panels],
+            )
+        )
+
+    def _metric(self, name: str, format: str = "", of: str = "") -> str:
+        metric = self._named("metric", name, self._result(of).metrics)
+        title = markup.escape(metric.get("setting") or f"measured when this site was built: {name}")
+        value = markup.escape(claims.shown(metric, format))
+        return self.lifted.put("html", f'<span class="pn-metric" title="{title}">{value}</span>')
+
+    def _table(self, name: str, of: str = "") -> str:
+        return self._html(partial("table", table=self._named("table", name, self._result(of).tables)))
+
+    def _source(self, file: str, name: str = "", of: str = "") -> str:
+        slug = of or self.note.slug
+        snippet = self.site.library.snippets.get(slug)
+        if snippet is None or file not in snippet.files:
+            raise EmbedError(f"no file '{file}' in snippets/{slug}/", nearest(file, snippet.files if snippet else ()))
+        path = snippet.folder / file
+        code = definition(path, name) if name else path.read_text(encoding="utf-8")
+        if code is None:
+            raise EmbedError(f"{file} defines no '{name}'", "name a function or class of the file")
+        link = f"[snippets/{slug}/{file}](files/{slug}/{file}){{ .pn-source }}"
+        return self.lifted.put("html", markup.fence(code, "python") + link + "\n\n")
+
+    def _kernel(self, name: str, of: str = "") -> str:
+        kernel = self._named("kernel", name, self._result(of).kernels)
+        slug = of or self.note.slug
+        snippet = self.site.library.snippets[slug]
+        found = [
+            {"speed": one, "plot": roofline.roofline(speed.measured(name, one), one.roof), **speed.words(one.gpu, one)}
+            for one in speed.speeds(snippet, name)
+        ]
+        entries = dict.fromkeys(row["function"] for row in kernel["compiled"])
+        code = "\n\n\n".join(filter(None, (definition(snippet.folder / "kernel.py", entry) for entry in entries)))
+        link = markup.address(f"{self.note.slug}.md", f"files/{slug}/kernel.py", self.site.directory_urls)
+        code = Markup(markup.highlighted(code)) if code else ""
+        return self._html(partial("kernel", name=name, kernel=kernel, found=found, code=code, link=link, slug=slug))
+
+    def _claims(self) -> str:
+        self.showed_claims = True
+        judged = self.site.judged(self.note)
+        return self._html(partial("claims", judged=judged))
+
+    def _result(self, of: str) -> Result:
+        slug = of or self.note.slug
+        if found := self.site.results.get(slug):
+            return found
+        raise _NotMeasuredError(slug)
+
+    def _named(self, kind: str, name: str, known: Any) -> Any:
+        if name not in known:
+            raise EmbedError(f"the experiment records no {kind} '{name}'", nearest(str(name), known))
+        return known[name]
+
+    def _html(self, html: str) -> str:
+        return self.lifted.put("html", html)
+
+    def _safely(self, embed: Callable[..., Any]) -> Callable[..., str]:
+        """Let a failing embed cost its own place on the page only."""
+
+        def call(*arguments: Any, **named: Any) -> str:
+            try:
+                return embed(*arguments, **named)
+            except _NotMeasuredError as missing:
+                return self._html(
+                    f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>'
+                )
+            except EmbedError as error:
+                return self._wrong(self._calling_line(), str(error), error.fix)
+            except (TypeError, ValueError) as error:
+                return self._wrong(self._calling_line(), f"embed: {error}", "see the embeds in CONTRIBUTING.md")
+
+        return call
+
+    def _calling_line(self) -> int:
+        frame: FrameType | None = sys._getframe()
+        while frame and frame.f_code.co_filename != "<template>":
+            frame = frame.f_back
+        line = self.template.get_corresponding_lineno(frame.f_lineno) if frame else 1
+        return line + self.note.body_line - 1
+
+    def _wrong(self, line: int, what: str, fix: str) -> str:
+        problem = Problem(self.note.file, line, what, fix)
+        self.problems.append(problem)
+        return self._html(partial("problems", problems=[problem]))
+
+    # What is no embed: links, citations, and the pieces that go back.
+
+    def _link(self, target: str, text: str | None) -> str:
+        slug, _, anchor = target.strip().partition("#")
+        note = self.site.library.by_slug.get(slug)
+        if note is None:
+            return markup.escape(text or slug)
+        return f"[{markup.escape(text or note.front.title)}]({slug}.md{'#' + anchor if anchor else ''})"
+
+    def _mention(self, match: re.Match[str], text: str) -> None:
+        """Keep the sentence a link stands in, for the page that it leads to."""
+        slug = match[1].strip().partition("#")[0]
+        if slug not in self.site.library.by_slug or slug == self.note.slug:
+            return
+        start, end = text.rfind("\n\n", 0, match.start()) + 1, text.find("\n\n", match.end())
+        paragraph = text[start : end if end >= 0 else len(text)]
+        ends = [0, *(one.end() for one in SENTENCE.finditer(paragraph)), len(paragraph)]
+        inside = match.start() - start
+        sentence = next(paragraph[a:b] for a, b in pairwise(ends) if a <= inside < b)
+        sentence = LINK.sub(lambda m: self._link(m[1], m[2]), re.sub(r"^[\s>#*+-]+", "", sentence))
+        plain = CITATION.sub(lambda m: f"({self._short(m[1])})", sentence)
+        self.mentions.append((slug, " ".join(self.lifted.back(plain, self._show).split())))
+
+    def _short(self, inside: str) -> str:
+        keys = [part.strip().removeprefix("@") for part in inside.split(";")]
+        papers = [self.site.library.papers[key] for key in keys if key in self.site.library.papers]
+        return "; ".join(markup.escape(f"{paper.short_authors}, {paper.year}") for paper in papers)
+
+    def _citation(self, inside: str) -> str:
+        said = []
+        for key in (part.strip().removeprefix("@") for part in inside.split(";")):
+            paper = self.site.library.papers.get(key)
+            if paper is None:
+                said.append(markup.escape(f"@{key}?"))
+                continue
+            self.keys.append(key)
+            words = markup.escape(f"{paper.short_authors}, {paper.year}")
+            said.append(f'<a class="pn-cite" href="#ref-{key}" title="{markup.escape(paper.title)}">{words}</a>')
+        return self.lifted.put("html", f"({'; '.join(said)})")
+
+    def _show(self, kind: str, piece: str) -> str:
+        if not kind.endswith("math"):
+            return piece
+        try:
+            shown = mathml(piece, display=kind == "display math")
+        except FormulaError:
+            return f"<code>{markup.escape(piece)}</code>"  # check says where and why
+        return f"\n\n{shown}\n\n" if kind == "display math" else shown
+
+
+class _NotMeasuredError(Exception):
+    """There is no result to take a figure or a number from."""
+
+
+def _line_of(error: BaseException) -> int:
+    line = getattr(error, "lineno", None) or 1
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == _NOTE:  # Jinja rewrites its frames to the text's own lines
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _width(svg: str) -> int:
+    """Return how many pixels wide a panel may grow: its text then stays near the size of the page's."""
+    found = re.search(r'viewBox="0 0 ([0-9.]+)', svg)
+    return round(1.8 * float(found[1])) if found else 600

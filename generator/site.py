@@ -1,0 +1,34 @@
+"""The library and how its runs stand, together: what every page of the site is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from generator import claims
+from generator.schema import Failure, Judgement, Library, Note, Paper, Result
+
+
+@dataclass(frozen=True)
+class Site:
+    """What rendering needs besides the note: the library, how the runs stand, and how addresses are written."""
+
+    library: Library
+    results: dict[str, Result] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    directory_urls: bool = True
+
+    def papers(self, note: Note) -> list[Paper]:
+        """Return the note's papers that the bibliography knows, in the note's order."""
+        return [self.library.papers[key] for key in note.front.papers if key in self.library.papers]
+
+    def judged(self, note: Note) -> list[Judgement]:
+        """Return the verdict on each of the note's claims, by what its snippet measured."""
+        return claims.judge_all(note, self.results.get(note.slug))
+
+
+def count_verdicts(judged: Iterable[Judgement]) -> dict[str, int]:
+    """Return how many claims came out in each way, in the order they are shown."""
+    judged = list(judged)
+    order = ("reproduced", "contradicted", "untested", "reported only")
+    return {verdict: n for verdict in order if (n := sum(one.verdict == verdict for one in judged))}
