@@ -9,6 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from generator import claims, markup
+from generator.schema import Page
+from generator.site import Site
 
 
 @cache
@@ -40,3 +42,12 @@ def _percent(share: float | str) -> str:
 def partial(name: str, /, **values: Any) -> str:
     """Return a partial template, filled in, as one HTML block."""
     return markup.block(templates().get_template(f"partials/{name}.html").render(**values))
+
+
+def page(path: str, template: str, site: Site, **values: Any) -> Page:
+    """Return a page of the site from its template, which can write addresses with `link`."""
+
+    def link(target: str) -> str:
+        return markup.address(path, target, site.directory_urls)
+
+    return Page(path=path, markdown=templates().get_template(template).render(link=link, **values))

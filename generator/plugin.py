@@ -18,7 +18,7 @@ from generator.run import Limits
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
 STYLES = "assets/papernotes/papernotes.css"
-SCRIPTS = ("assets/papernotes/sortable/sortable.min.js",)
+SCRIPTS = ("assets/papernotes/sortable/sortable.min.js", "assets/papernotes/filter.js")
 
 
 class PapernotesConfig(Config):

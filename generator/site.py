@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from generator import claims
 from generator.schema import Failure, Judgement, Library, Note, Paper, Result
@@ -22,6 +23,11 @@ class Site:
         """Return the note's papers that the bibliography knows, in the note's order."""
         return [self.library.papers[key] for key in note.front.papers if key in self.library.papers]
 
+    @cached_property
+    def newest(self) -> list[Note]:
+        """Return every note, newest first."""
+        return newest_first(self.library.notes)
+
     def judged(self, note: Note) -> list[Judgement]:
         """Return the verdict on each of the note's claims, by what its snippet measured."""
         return claims.judge_all(note, self.results.get(note.slug))
@@ -32,3 +38,8 @@ def count_verdicts(judged: Iterable[Judgement]) -> dict[str, int]:
     judged = list(judged)
     order = ("reproduced", "contradicted", "untested", "reported only")
     return {verdict: n for verdict in order if (n := sum(one.verdict == verdict for one in judged))}
+
+
+def newest_first(notes: Iterable[Note]) -> list[Note]:
+    """Return notes by the day they were added, newest first, and by title within a day."""
+    return sorted(notes, key=lambda note: (-note.front.added.toordinal(), note.front.title.lower()))

@@ -27,6 +27,7 @@ FLAGS = [
 ]
 WIDTHS = (1440, 820, 390)
 SCHEMES = ("light", "dark")
+PAGES = ["claims/", "kernels/", "notes/", "methods/", "timeline/", "papers/", "tags/", "authors/", "venues/"]
 NOTES = [note.slug for note in load(ROOT).notes]
 
 pytestmark = pytest.mark.skipif(
@@ -104,7 +105,7 @@ def test_figures_are_visible_and_legible_in_both_schemes(visit, slug, scheme):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("address", ["", "claims/", "kernels/", "notes/", "tags/", *(f"{slug}/" for slug in NOTES)])
+@pytest.mark.parametrize("address", ["", *PAGES, *(f"{slug}/" for slug in NOTES)])
 def test_nothing_is_wider_than_the_screen(visit, address, width):
     page = visit(address, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -149,6 +150,31 @@ def test_the_table_of_kernels_sorts_by_any_column_from_the_keyboard(visit):
     page.wait_for_timeout(50)
     assert column(1) == sorted(column(1))
     assert page.locator("th[aria-sort]").count() == 1
+
+
+def test_the_table_of_notes_filters_and_keeps_the_choice_in_the_address(visit):
+    page = visit("notes/")
+    rows = page.locator("#rows tbody tr:visible")
+    assert rows.count() == len(NOTES)
+    page.get_by_label("Tag").select_option("bioinformatics")
+    assert rows.count() == 1
+    assert page.locator(".pn-filter output").inner_text() == f"1 of {len(NOTES)}"
+    page.reload()
+    assert rows.count() == 1
+    page.get_by_label("Tag").select_option("")
+    page.get_by_label("Contains").fill("klambauer")
+    assert rows.count() == 1
+    page.get_by_role("button", name="Year").click()  # sorting keeps what is hidden hidden
+    page.wait_for_timeout(50)
+    assert rows.count() == 1
+    page.get_by_label("Contains").fill("")
+    assert rows.count() == len(NOTES)
+
+
+def test_claims_filter_by_verdict(visit):
+    page = visit("claims/?verdict=contradicted")
+    shown = page.locator("#rows tbody tr:visible .pn-verdict").all_inner_texts()
+    assert shown and set(shown) == {"contradicted"}
 
 
 def test_the_plot_of_kernels_leads_to_each_of_them(visit):

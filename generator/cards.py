@@ -1,0 +1,36 @@
+"""Notes come in; the cards that stand for them on other pages go out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from markupsafe import Markup
+
+from generator import markup
+from generator.partials import partial
+from generator.schema import Note
+from generator.site import Site, count_verdicts
+
+
+def cards(path: str, notes: Iterable[Note], site: Site) -> Markup:
+    """Return the cards of the notes as they stand on the page at `path`."""
+    return Markup(partial("cards", cards=[_card(path, note, site) for note in notes]))
+
+
+def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
+    papers = site.papers(note)
+    result = site.results.get(note.slug)
+    figure = None
+    if result and result.figures:
+        cover = result.figures.get(note.front.cover or "") or next(iter(result.figures.values()))
+        figure = Markup((result.folder / cover["files"][0]).read_text(encoding="utf-8"))
+    line = f"{papers[0].short_authors}, {papers[0].year}" if papers else f"{note.front.kind}, {note.front.added.year}"
+    return {
+        "href": markup.address(path, f"{note.slug}.md", site.directory_urls),
+        "title": note.front.title,
+        "line": line,
+        "summary": note.front.summary,
+        "figure": figure,
+        "counts": count_verdicts(site.judged(note)),
+    }

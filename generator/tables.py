@@ -1,0 +1,159 @@
+"""All notes and their results come in; the pages that are one table each go out: notes, claims, kernels, methods."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from generator import markup, roofline, speed
+from generator.partials import page, partial
+from generator.schema import Note, Page
+from generator.site import Site, count_verdicts
+
+ROWS = 1000
+"""Rows of a table of notes; the rest follow on further pages."""
+
+
+def notes(site: Site) -> list[Page]:
+    """Return every note in one table to sort and filter; a further page for each thousand."""
+    rows = [_row(note, site) for note in site.newest]
+    parts = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)] or [[]]
+    paths = ["notes.md", *(f"notes/{n}.md" for n in range(2, len(parts) + 1))]
+    return [
+        page(path, "notes.md", site, rows=part, number=n, paths=paths, facets=_facets(part), total=len(rows))
+        for n, (path, part) in enumerate(zip(paths, parts, strict=True), start=1)
+    ]
+
+
+def _row(note: Note, site: Site) -> dict[str, Any]:
+    papers = site.papers(note)
+    snippet, result = site.library.snippets.get(note.slug), site.results.get(note.slug)
+    states = [speed.state(speed.speeds(snippet, name)) for name in result.kernels] if snippet and result else []
+    counts = count_verdicts(site.judged(note))
+    return {
+        "note": note,
+        "papers": papers,
+        "counts": counts,
+        "gpu": _gpu(states),
+        "facets": {
+            "kind": [note.front.kind],
+            "year": sorted({str(paper.year) for paper in papers if paper.year}),
+            "venue": list(dict.fromkeys(paper.venue for paper in papers if paper.venue)),
+            "tag": list(note.front.tags),
+            "verdict": list(counts),
+            "gpu": [_gpu(states)],
+        },
+    }
+
+
+def _gpu(states: list[str]) -> str:
+    """Return one word on a note's kernels: measured where any is, else older, else not yet."""
+    for begins, said in (("measured", "measured"), ("older", "older than the kernel"), ("not", "not yet measured")):
+        if any(state.startswith(begins) for state in states):
+            return said
+    return "no kernel"
+
+
+def _facets(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what each facet can be asked for; one with a single value tells nothing and is left out."""
+    found = {
+        name: sorted({value for row in rows for value in row["facets"][name]}, reverse=name == "year")
+        for name in (rows[0]["facets"] if rows else ())
+    }
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def claims(site: Site) -> Page:
+    """Return every claim of every note, with its verdict."""
+    rows = [(note, one) for note in site.newest for one in site.judged(note)]
+    counts = count_verdicts(one for _, one in rows)
+    return page("claims.md", "claims.md", site, rows=rows, counts=counts, facets={"verdict": list(counts)})
+
+
+def methods(site: Site) -> Page:
+    """Return every public function of every method, with the line that says what it computes."""
+    rows: list[dict[str, Any]] = []
+    for note in site.newest:
+        snippet = site.library.snippets.get(note.slug)
+        if snippet is None or "method.py" not in snippet.files:
+            continue
+        twins = _functions(snippet.folder / "kernel.py") if "kernel.py" in snippet.files else {}
+        rows += [
+            {"name": name, "signature": signature, "says": says, "note": note, "kernel": name in twins}
+            for name, (signature, says) in _functions(snippet.folder / "method.py").items()
+        ]
+    rows.sort(key=lambda row: (row["name"].lower(), row["note"].slug))
+    return page("methods.md", "methods.md", site, rows=rows)
+
+
+def _functions(path: Path) -> dict[str, tuple[str, str]]:
+    """Return each public function of a file with its arguments and the first line of its docstring."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return {}  # its own page says what is wrong
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            for one in [
+                *node.args.posonlyargs,
+                *node.args.args,
+                *node.args.kwonlyargs,
+                node.args.vararg,
+                node.args.kwarg,
+            ]:
+                if one is not None:
+                    one.annotation = None
+            says = (ast.get_docstring(node) or "").split("\n\n")[0]
+            found[node.name] = (ast.unparse(node.args), " ".join(says.split()))
+    return found
+
+
+def kernels(site: Site) -> Page:
+    """Return every kernel in one table, and the plots of where each stands under the roof."""
+    rows = []
+    for slug, result in sorted(site.results.items()):
+        if slug not in site.library.by_slug:
+            continue
+        for name, kernel in result.kernels.items():
+            href = markup.address("kernels.md", f"{slug}.md#kernel-{name}", site.directory_urls)
+            found = speed.speeds(site.library.snippets[slug], name)
+            shares = [row.copy_share for one in found for row in one.rows if row.copy_share is not None]
+            rows.append(
+                {
+                    "note": site.library.by_slug[slug],
+                    "name": name,
+                    "href": href,
+                    "kernel": kernel,
+                    "place": speed.declared(name, kernel, href),
+                    "worst": max((p["worst_share"] for p in kernel["parity"]), default=0.0, key=float),
+                    "agrees": all(p["holds"] for p in kernel["parity"]),
+                    "registers": max((row["registers"] for row in kernel["compiled"]), default=None),
+                    "widest": max((row["widest_load"] for row in kernel["compiled"]), default=None),
+                    "spills": sum(row["spills"] for row in kernel["compiled"]),
+                    "speeds": found,
+                    "speed": speed.state(found),
+                    "share": max(shares, default=None),
+                }
+            )
+    targets = dict.fromkeys(one["target"] for row in rows for one in row["kernel"]["compiled"])
+    return page("kernels.md", "kernels.md", site, rows=rows, plots=_rooflines(rows), targets=targets)
+
+
+def _rooflines(rows: list[dict[str, Any]]) -> list[Markup]:
+    """Return one plot a GPU that was measured on, and the kernels not yet measured along their operations a byte."""
+    plots = []
+    machines = {one.gpu: one for row in rows for one in row["speeds"]}
+    for gpu, machine in sorted(machines.items()):
+        dots = [
+            dot for row in rows for one in row["speeds"] if one.gpu == gpu
+            for dot in speed.measured(row["name"], one, row["href"])
+        ]  # fmt: skip
+        if plot := roofline.roofline(dots, machine.roof):
+            plots.append(Markup(partial("roofline", plot=plot, **speed.words(gpu, machine))))
+    if plot := roofline.strip(row["place"] for row in rows if not row["speeds"]):
+        plots.append(Markup(partial("roofline", plot=plot, **speed.UNMEASURED)))
+    return plots

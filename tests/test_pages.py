@@ -1,0 +1,114 @@
+"""The pages made from all notes: tables, archives, the timeline."""
+
+import pytest
+
+from generator.archives import authors, papers, timeline, venues
+from generator.load import load
+from generator.site import Site
+from generator.tables import ROWS, methods, notes
+from generator.timeplot import WIDTH
+from generator.timeplot import timeline as plotted
+
+SECOND = """
+@inproceedings{roe2021again,
+  title = {Again},
+  author = {Ørsted, Åsa and Doe, Jane},
+  year = {2021},
+  booktitle = {A Conference},
+}
+"""
+
+
+@pytest.fixture
+def site(toy):
+    """Return a site of three notes: two on one paper, one on two."""
+    from conftest import BIB
+
+    toy.write("notes/library.bib", BIB + SECOND)
+    toy.note("again", title="Another on the toy", added="2026-11-20")
+    toy.note(
+        "both", title="On both", papers="[doe2020toy, roe2021again]", kind="digest", added="2026-11-19", tags="[x-ray]"
+    )
+    library = load(toy.root)
+    assert not library.problems
+    return Site(library)
+
+
+def test_every_note_of_a_paper_stands_at_the_papers_address(site):
+    index, again, toy = papers(site)
+    assert (again.path, toy.path) == ("papers/roe2021again.md", "papers/doe2020toy.md")
+    for title in ("A toy", "Another on the toy", "On both"):
+        assert title in toy.markdown
+    assert "Another on the toy" not in again.markdown
+    assert "../papers/doe2020toy/" in index.markdown or "doe2020toy/" in index.markdown
+
+
+def test_authors_are_in_order_of_surname_accents_aside_and_each_has_an_address(site):
+    (page,) = authors(site)
+    found = [line.split('id="')[1].split('"')[0] for line in page.markdown.splitlines() if "<dt" in line]
+    assert found == ["jane-doe", "asa-orsted", "john-smith", "the-team"]
+    doe = page.markdown.split('id="jane-doe"')[1].split("<dt")[0]
+    assert doe.count("<dd>") == 3  # the note on two papers stands once
+
+
+def test_a_long_list_of_authors_has_a_page_a_letter(site, monkeypatch):
+    monkeypatch.setattr("generator.archives.ENTRIES", 2)
+    made = {page.path: page.markdown for page in authors(site)}
+    assert set(made) == {"authors.md", "authors/d.md", "authors/o.md", "authors/s.md", "authors/t.md"}
+    assert 'href="d/"' in made["authors.md"]
+    assert "jane-doe" in made["authors/d.md"] and "smith" not in made["authors/d.md"]
+
+
+def test_venues_and_years_list_their_notes(site):
+    assert "A Conference" in venues(site).markdown
+    text = timeline(site).markdown
+    assert text.index('id="2021"') < text.index('id="2020"')
+    assert text.count("<circle") == 4  # a note on papers of two years stands at both
+
+
+def test_the_table_of_notes_says_of_each_row_what_it_can_be_filtered_by(site):
+    (page,) = notes(site)
+    row = next(line for line in page.markdown.splitlines() if "On both" in line)
+    for facet in (
+        'data-kind="digest"',
+        'data-year="2020|2021"',
+        'data-venue="Journal of Toys|A Conference"',
+        'data-tag="x-ray"',
+    ):
+        assert facet in row
+    assert "<option>digest</option>" in page.markdown
+    assert '<select name="gpu">' not in page.markdown  # one value tells nothing
+
+
+def test_a_thousand_notes_fill_a_table_and_the_rest_another(site, monkeypatch):
+    assert ROWS == 1000
+    monkeypatch.setattr("generator.tables.ROWS", 2)
+    first, second = notes(site)
+    assert (first.path, second.path) == ("notes.md", "notes/2.md")
+    assert "A toy" in first.markdown and "On both" not in first.markdown
+    assert "On both" in second.markdown and 'href="../"' in second.markdown
+
+
+def test_a_method_stands_with_its_arguments_and_what_it_says_of_itself(site):
+    text = methods(site).markdown
+    assert "<code>double</code>" in text
+    assert "(x)</code>" in text
+    assert "Return 2x." in text
+    assert "files/toy/method.py" in text
+
+
+def test_titles_on_a_timeline_never_overlap_and_stay_inside():
+    many = [(2000 + n % 17, f"A paper with a long title, number {n}", "#") for n in range(60)]
+    plot = plotted(many)
+    assert len(plot.marks) == 60
+    boxes = []
+    for mark in plot.marks:
+        length = 6.6 * len(mark.short)
+        left = mark.x - 8 - length if mark.anchor == "end" else mark.x + 8
+        if mark.short:
+            boxes.append((left, left + length, mark.y))
+            assert left > 0 and left + length < WIDTH
+    for n, (left, right, y) in enumerate(boxes):
+        assert not any(y == other[2] and left < other[1] and other[0] < right for other in boxes[:n])
+    assert plotted([]) is None
+    assert len(plotted([(2020, "One", "#")]).marks) == 1
