@@ -156,6 +156,8 @@ def test_an_interrupt_stops_soon_keeps_results_and_leaves_no_process(project):
     process = subprocess.Popen(
         [sys.executable, "-m", "generator.cli", "--root", str(project.root), "run", "--jobs", "2"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        # A shell makes what it starts in the background deaf to interrupts, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     for line in process.stderr:
         if "quick succeeded" in line:

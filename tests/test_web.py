@@ -4,8 +4,7 @@ import random
 
 from generator.expand import expand
 from generator.load import load
-from generator.pages import newest_first
-from generator.site import Site
+from generator.site import Site, newest_first
 from generator.web import alike, surroundings
 
 
