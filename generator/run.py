@@ -7,17 +7,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from generator.fingerprint import Parts, device_kind, fingerprint, key_of, reasons
+from generator.lab.nursery import KERNELS
 from generator.schema import Failure, Library, Result, Snippet
 from generator.store import Store
 
 State = Literal["fresh", "stale", "failed", "never run"]
+WARM = {"/kernel.py": KERNELS, "lab/data.py": "sklearn.datasets"}
+"""How the path ends of a file that imports something slow, and what that is."""
 Watcher = Callable[[str, Mapping[str, Any]], None]
 """Called with 'queued', 'started' or 'finished' and the event, as it happens."""
 
@@ -140,7 +143,9 @@ def _execute(
     orders = {snippet.slug: (parts, key) for snippet, parts, key in stale}
     with ExitStack() as stack:
         folders = {slug: stack.enter_context(store.scratch()) for slug in orders}
-        nursery = stack.enter_context(_nursery(root, min(jobs, len(orders))))
+        nursery = stack.enter_context(
+            _nursery(root, min(jobs, len(orders)), _warmth(parts for parts, _ in orders.values()))
+        )
         for slug, folder in folders.items():
             order = {"slug": slug, "folder": str(folder), "timeout": limits.timeout, "memory": limits.memory}
             _tell(nursery, order)
@@ -172,8 +177,14 @@ def _settle(
         store.remember(slug, parts, key, seconds, failure)
 
 
+def _warmth(stale: Iterable[Parts]) -> list[str]:
+    """Return the slow imports that the snippets to be run will make, for their common parent to make once."""
+    files = {name.partition(": ")[0] for parts in stale for name in parts}
+    return [module for ending, module in WARM.items() if any(file.endswith(ending) for file in files)]
+
+
 @contextlib.contextmanager
-def _nursery(root: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
+def _nursery(root: Path, jobs: int, warm: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Start the warm parent in a session of its own, and end it with all its children."""
     environment = {
         **os.environ,
@@ -188,7 +199,7 @@ def _nursery(root: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
     here = Path(__file__).resolve().parent.parent
     environment["PYTHONPATH"] = os.pathsep.join([str(root), str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-m", "generator.lab.nursery", str(root), str(jobs)],
+        [sys.executable, "-m", "generator.lab.nursery", str(root), str(jobs), *warm],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=root,

@@ -2,7 +2,7 @@
 
 The launches are taken from the op itself: it is called on its declared inputs with Triton's launcher replaced by one
 that notes function, arguments and options. Run as `python -m generator.lab.compile SLUG…`, in a process without the
-interpreter; prints one JSON line a compiled kernel.
+interpreter; prints one JSON line a compiled kernel, and one more when all are.
 """
 
 from __future__ import annotations
@@ -197,6 +197,7 @@ def main(slugs: list[str]) -> None:
         for kernel in getattr(importlib.import_module(f"snippets.{slug}.experiment"), "KERNELS", ()):
             for one in compile_kernel(kernel):
                 print(json.dumps({"slug": slug, **asdict(one)}), flush=True)
+    print(json.dumps({"done": True}), flush=True)
 
 
 if __name__ == "__main__":

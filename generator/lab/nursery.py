@@ -1,31 +1,35 @@
 """Orders come in as JSON lines; a warm parent forks one bounded process for each, and says how it ended.
 
-Started by `generator.run` as `python -m generator.lab.nursery ROOT JOBS`; ends, with all its children, when its
-standard input closes.
+Started by `generator.run` as `python -m generator.lab.nursery ROOT JOBS [MODULE…]`, the modules being what several of the
+snippets will import; ends, with all its children, when its standard input closes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
+import importlib
 import json
 import os
-import resource
 import selectors
 import signal
 import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from generator.lab.bounds import bound_memory, die_with_parent
 
 TAIL = 8 * 1024
 """Bytes of output kept of each snippet: the last ones."""
 OUT_OF_MEMORY = 77
 RAISED = 78
+KERNELS = "torch._dynamo"
+"""What registering a Triton kernel with torch imports, at a second's cost."""
 
 
 @dataclass
@@ -48,10 +52,10 @@ class Child:
             self.kept -= len(self.tail.popleft())
 
 
-def main(root: Path, jobs: int) -> None:
+def main(root: Path, jobs: int, warm: Sequence[str] = ()) -> None:
     """Take orders until standard input closes; run at most `jobs` at a time."""
     sys.path.insert(0, str(root))
-    _warm_up()
+    _warm_up(warm)
     _say(event="ready")
     waiting: deque[dict[str, Any]] = deque()
     running: dict[int, Child] = {}
@@ -88,21 +92,24 @@ def main(root: Path, jobs: int) -> None:
             _kill(child.pid)
 
 
-def _warm_up() -> None:
-    """Import once what every snippet needs; nothing here may start a thread, for a fork would lose it."""
+def _warm_up(warm: Sequence[str]) -> None:
+    """Import once what the snippets need; nothing here may start a thread, for a fork would lose it."""
     import matplotlib
     import numpy as np
     import torch
 
     import generator.lab.figures
     import generator.lab.perform  # noqa: F401
+    from generator.lab import compiler
 
     matplotlib.use("Agg")
     torch.set_num_threads(1)
     np.zeros(1)
-    with contextlib.suppress(ImportError):
-        import triton
-        import triton.language  # noqa: F401
+    if KERNELS in warm:
+        compiler.start(warm, close=(0, _VOICE))
+    for module in (*warm, "triton.language"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def _start(order: dict[str, Any]) -> Child:
@@ -123,8 +130,7 @@ def _become(order: dict[str, Any], output: int) -> None:
     try:
         os.setsid()
         os.close(_VOICE)
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
+        die_with_parent()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
@@ -134,7 +140,7 @@ def _become(order: dict[str, Any], output: int) -> None:
         faulthandler.enable()
         from generator.lab.perform import perform  # imported while warming up: costs nothing here
 
-        _bound_memory(order["memory"])
+        bound_memory(order["memory"])
         perform(order["slug"], Path(order["folder"]))
         code = 0
     except MemoryError:
@@ -148,17 +154,6 @@ def _become(order: dict[str, Any], output: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _bound_memory(limit: int) -> None:
-    """Allow so many bytes beyond what the warm parent already holds."""
-    held = 0
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/status") as status:
-        held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _report(error: BaseException, folder: Path) -> None:
@@ -235,4 +230,4 @@ if __name__ == "__main__":
     os.set_inheritable(_VOICE, False)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib
-import json
 import os
 import platform
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,43 +38,30 @@ def perform(slug: str, folder: Path) -> None:
         try:
             experiment.run(record)
             provenance = _provenance(time.monotonic() - started)
-            kernels = _prove(slug, getattr(experiment, "KERNELS", ()))
+            kernels = _prove(slug, getattr(experiment, "KERNELS", ()), Path(scratch))
         finally:
             os.chdir(home)
     record.save(kernels=kernels, provenance=provenance)
 
 
-def _prove(slug: str, kernels: Any) -> dict[str, Any]:
+def _prove(slug: str, kernels: Any, scratch: Path) -> dict[str, Any]:
     """Return, for each declared kernel, how it agrees with its twin here, and what the compiler makes of it."""
+    from generator.lab.compiler import compiled
     from generator.lab.kernels import describe
     from generator.lab.parity import parity
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = "Triton's interpreter" if device.type == "cpu" else torch.cuda.get_device_name()
-    compiled = _compile(slug) if kernels else []
+    rows = compiled(slug, scratch) if kernels else []
     return {
         kernel.name: {
             **describe(kernel),
-            "compiled": [row for row in compiled if row["kernel"] == kernel.name],
+            "compiled": [row for row in rows if row["kernel"] == kernel.name],
             "device": where,
             "parity": [{**_finite(asdict(one)), "holds": one.holds} for one in parity(kernel, device)],
         }
         for kernel in kernels
     }
-
-
-def _compile(slug: str) -> list[dict[str, Any]]:
-    """Compile the kernels for real targets, in a process of their own: the interpreter and the compiler don't share one."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    with tempfile.TemporaryDirectory() as cache:
-        done = subprocess.run(
-            [sys.executable, "-m", "generator.lab.compile", slug],
-            env={**environment, "TRITON_CACHE_DIR": cache, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"its kernels do not compile:\n{done.stderr.strip()[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
