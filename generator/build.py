@@ -9,7 +9,7 @@ from generator.check import check
 from generator.load import load
 from generator.pages import assets, pages
 from generator.run import Limits, Runs, Watcher, run, store_of, stored
-from generator.schema import Asset, Library, Page, Problem
+from generator.schema import About, Asset, Library, Page, Problem
 from generator.site import Site
 
 
@@ -37,7 +37,7 @@ def build(
     jobs: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
-    directory_urls: bool = True,
+    about: About = About(),  # noqa: B008  (frozen)
 ) -> Built:
     """Build the site of the project in `root`; without `execute`, from stored results alone."""
     library = load(root)
@@ -47,6 +47,6 @@ def build(
         if execute
         else stored(library, store_of(root))
     )
-    site = Site(library, runs.results, runs.failures, directory_urls)
+    site = Site(library, runs.results, runs.failures, about)
     made, found = pages(site)
     return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (one.file, one.line)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +32,24 @@ def judge(claim: Claim, result: Result | None) -> Judgement:
 
 def judge_all(note: Note, result: Result | None) -> list[Judgement]:
     """Return the verdict on each of a note's claims, in their order."""
-    return [judge(claim, result) for claim in note.front.claims]
+    names = identifiers(note)
+    return [
+        judge(claim, result).model_copy(update={"id": name})
+        for name, claim in zip(names, note.front.claims, strict=True)
+    ]
+
+
+def identifiers(note: Note) -> list[str]:
+    """Return a name for each claim, unique in its note, that holds when other claims come and go.
+
+    It is the metric; for a claim without one, or the second on a metric, a digest of what it says.
+    """
+    found: list[str] = []
+    for claim in note.front.claims:
+        digest = hashlib.sha256(" ".join(claim.says.split()).encode()).hexdigest()[:8]
+        name = claim.metric if claim.metric and claim.metric not in found else digest
+        found.append(name if name not in found else f"{name}-{len(found)}")
+    return found
 
 
 def problems(note: Note, result: Result | None) -> list[Problem]:

@@ -21,7 +21,7 @@ from rich.text import Text
 from generator import __version__
 from generator.build import Built, build
 from generator.export import export as export_site
-from generator.load import load
+from generator.load import load, load_about
 from generator.new import ExistsError
 from generator.new import new as write_draft
 from generator.run import Limits, Runs, store_of
@@ -155,7 +155,7 @@ def export(root: Path | None, folder: Path, strict: bool, only_stored: bool) -> 
     """Write the same pages as plain Markdown with their files into FOLDER, for any other site engine."""
     project = _project(root)
     with _Board() as board:
-        built = build(project, execute=not only_stored, watch=board.watch)
+        built = build(project, execute=not only_stored, watch=board.watch, about=load_about(project))
     try:
         written = export_site(built, folder)
     except OSError as error:

@@ -11,11 +11,26 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from generator.bibliography import load_papers
-from generator.schema import SLUG, Claim, Expect, FrontMatter, Library, Note, Problem, RelationKind, Snippet, dotted
+from generator.schema import (
+    SLUG,
+    About,
+    Claim,
+    Expect,
+    FrontMatter,
+    Library,
+    Note,
+    Problem,
+    RelationKind,
+    Snippet,
+    dotted,
+)
 from generator.spelling import nearest
 
 HOME = "index.md"
-RESERVED = {"index", "notes", "tags", "papers", "claims", "kernels", "methods", "runs", "api", "assets", "search"}
+RESERVED = {
+    "index", "notes", "tags", "papers", "authors", "venues", "timeline", "claims", "kernels", "methods", "graph", "runs",
+    "api", "assets", "cards", "data", "files", "search",
+}  # fmt: skip
 NOTE_LIMIT = 2_000_000
 DEPTH_LIMIT = 20
 
@@ -43,6 +58,27 @@ def load(root: Path) -> Library:
     snippets = load_snippets(root)
     return Library(
         root=root, notes=tuple(notes), papers=papers, snippets=snippets, problems=tuple(problems), broken=broken
+    )
+
+
+def load_about(root: Path) -> About:
+    """Return what mkdocs.yml says of the site; for an engine that does not read it itself."""
+
+    class Loader(yaml.SafeLoader):
+        """Reads around what only MkDocs understands, such as !ENV and !!python/name."""
+
+    Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+    try:
+        said = yaml.load((root / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return About()
+    said = said if isinstance(said, dict) else {}
+    url = str(said.get("site_url") or "")
+    return About(
+        name=str(said.get("site_name") or "papernotes"),
+        description=str(said.get("site_description") or ""),
+        url=url if not url or url.endswith("/") else f"{url}/",
+        directory_urls=said.get("use_directory_urls") is not False,
     )
 
 

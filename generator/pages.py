@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from generator import archives, claims, markup, speed, tables
+from generator import api, archives, claims, feeds, markup, speed, tables
 from generator.cards import cards
 from generator.expand import expand
 from generator.partials import partial
@@ -32,6 +32,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     made += [_broken(slug, found) for slug, found in site.library.broken.items()]
     home, found = _home(site)
     made += [home, *tables.notes(site), tables.claims(site), tables.kernels(site), tables.methods(site)]
+    made += [tables.data(site)]
     made += [*archives.papers(site), *archives.tags(site), *archives.authors(site), archives.venues(site)]
     made += [archives.timeline(site)]
     problems += [*found, *_disagreeing(site)]
@@ -40,7 +41,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
 
 
 def assets(site: Site) -> list[Asset]:
-    """Return every file of the site that is no page: the generator's own, each snippet's code, each figure."""
+    """Return every file of the site that is no page: the generator's own, code, figures, and what other programs read."""
     own = [
         Asset(path=f"assets/papernotes/{path.relative_to(ASSETS).as_posix()}", source=path)
         for path in sorted(ASSETS.rglob("*"))
@@ -57,7 +58,7 @@ def assets(site: Site) -> list[Asset]:
         for figure in result.figures.values()
         for file in figure["files"]
     ]
-    return own + code + figures
+    return [*own, *code, *figures, *api.files(site), *feeds.files(site)]
 
 
 def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:

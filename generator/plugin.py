@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from generator import __version__
 from generator.build import Built, build
 from generator.run import Limits
+from generator.schema import About
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
 STYLES = "assets/papernotes/papernotes.css"
@@ -54,7 +55,12 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             jobs=self.config.jobs,
             limits=Limits(timeout=float(self.config.timeout)),
             watch=lambda kind, event: self._tell(kind, dict(event)),
-            directory_urls=config.use_directory_urls,
+            about=About(
+                name=config.site_name,
+                description=config.site_description or "",
+                url=config.site_url or "",
+                directory_urls=config.use_directory_urls,
+            ),
         )
         for problem in built.problems:
             log.warning("%s", problem)

@@ -231,10 +231,22 @@ class Judgement(Record):
 
     claim: Claim
     verdict: Verdict
+    id: str = ""
+    """The claim's name within its note; its anchor is `claim-` and this."""
     measured: str = ""
     predicted: str = ""
     setting: str = ""
     seeds: str = ""
+
+
+class About(Record):
+    """What mkdocs.yml says of the site as a whole."""
+
+    name: str = "papernotes"
+    description: str = ""
+    url: str = ""
+    """Where the site will stand, with a slash at its end; empty while nobody knows."""
+    directory_urls: bool = True
 
 
 class Library(Record):

@@ -7,17 +7,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from generator import claims
-from generator.schema import Failure, Judgement, Library, Note, Paper, Result
+from generator.schema import About, Failure, Judgement, Library, Note, Paper, Result
 
 
 @dataclass(frozen=True)
 class Site:
-    """What rendering needs besides the note: the library, how the runs stand, and how addresses are written."""
+    """What rendering needs besides the note: the library, how the runs stand, and what is known of the site."""
 
     library: Library
     results: dict[str, Result] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    directory_urls: bool = True
+    about: About = field(default_factory=About)
+
+    @property
+    def directory_urls(self) -> bool:
+        """Return whether a page is served as a folder, 'elu/', and not as 'elu.html'."""
+        return self.about.directory_urls
 
     def papers(self, note: Note) -> list[Paper]:
         """Return the note's papers that the bibliography knows, in the note's order."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from generator import markup, roofline, speed
+from generator import api, markup, roofline, speed
 from generator.partials import page, partial
 from generator.schema import Note, Page
 from generator.site import Site, count_verdicts
@@ -87,6 +87,29 @@ def methods(site: Site) -> Page:
         ]
     rows.sort(key=lambda row: (row["name"].lower(), row["note"].slug))
     return page("methods.md", "methods.md", site, rows=rows)
+
+
+def data(site: Site) -> Page:
+    """Return what there is to take away, file by file."""
+    return page("data.md", "data.md", site, files=[(f"{api.FOLDER}/{name}", says) for name, says in _DATA] + _FEEDS)
+
+
+_DATA = [
+    ("index.json", "what there is, and how much of each"),
+    ("notes.json", "every note: title, papers, tags, relations, claims, kernels"),
+    ("papers.json", "every paper of the bibliography, with the notes on it"),
+    ("claims.json", "every claim: what it says, what it predicts, what was measured, the verdict"),
+    ("claims.csv", "the same as a table"),
+    ("results.json", "every metric, table and figure, with the machine and the versions"),
+    ("kernels.json", "every kernel: agreement, what the compiler makes of it, recorded speed"),
+    ("speeds.csv", "every recorded measurement of a kernel as a table"),
+    ("schema.json", "the JSON Schema of all these"),
+]
+_FEEDS = [
+    ("library.bib", "the bibliography, as BibTeX"),
+    ("feed.xml", "the newest notes, as an Atom feed"),
+    ("llms.txt", "the notes as one page for language models"),
+]
 
 
 def _functions(path: Path) -> dict[str, tuple[str, str]]:
