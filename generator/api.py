@@ -65,6 +65,8 @@ def whole(note: Note, site: Site) -> Whole:
         kind=front.kind,
         author=front.author,
         added=front.added,
+        changed=front.changed,
+        updates=front.updates,
         summary=front.summary,
         papers=front.papers,
         tags=front.tags,

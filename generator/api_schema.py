@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
-from generator.schema import Expect, Kind, Record, Relation, Verdict
+from generator.schema import Expect, Kind, Record, Relation, Update, Verdict
 
 
 class NoteEntry(Record):
@@ -20,6 +20,8 @@ class NoteEntry(Record):
     kind: Kind
     author: str
     added: datetime.date
+    changed: datetime.date = Field(description="day of its last update; else the day it was added")
+    updates: tuple[Update, ...]
     summary: str
     papers: tuple[str, ...] = Field(description="BibTeX keys")
     tags: tuple[str, ...]

@@ -35,7 +35,7 @@ def atom(site: Site) -> str:
     """Return the newest notes as an Atom feed (RFC 4287); with a site_url its addresses are whole, else from the root."""
     ElementTree.register_namespace("", _ATOM)
     feed = ElementTree.Element(f"{{{_ATOM}}}feed")
-    newest = sorted(site.library.notes, key=lambda note: (changed(note), note.slug), reverse=True)[:ENTRIES]
+    newest = sorted(site.library.notes, key=lambda note: (note.front.changed, note.slug), reverse=True)[:ENTRIES]
 
     def add(parent: ElementTree.Element, name: str, text: str = "", **attributes: str) -> ElementTree.Element:
         element = ElementTree.SubElement(parent, f"{{{_ATOM}}}{name}", attributes)
@@ -44,7 +44,7 @@ def atom(site: Site) -> str:
 
     add(feed, "title", site.about.name)
     add(feed, "id", _identity(site, ""))
-    add(feed, "updated", _moment(max(map(changed, newest), default=datetime.date(1970, 1, 1))))
+    add(feed, "updated", _moment(max((note.front.changed for note in newest), default=datetime.date(1970, 1, 1))))
     add(feed, "link", rel="self", href=f"{site.about.url}feed.xml")
     add(feed, "link", rel="alternate", href=site.about.url or "./")
     for note in newest:
@@ -52,7 +52,7 @@ def atom(site: Site) -> str:
         add(entry, "title", note.front.title)
         add(entry, "id", _identity(site, note.slug))
         add(entry, "published", _moment(note.front.added))
-        add(entry, "updated", _moment(changed(note)))
+        add(entry, "updated", _moment(note.front.changed))
         add(add(entry, "author"), "name", note.front.author)
         add(entry, "link", rel="alternate", href=site.about.url + address(note, site))
         add(entry, "summary", note.front.summary)
@@ -103,11 +103,6 @@ class _Writer(rispy.RisWriter):
 
     def set_header(self, count: int) -> str:
         return ""
-
-
-def changed(note: Note) -> datetime.date:
-    """Return the day a note was last changed, as its front matter says."""
-    return note.front.added
 
 
 def address(note: Note, site: Site) -> str:

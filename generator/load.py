@@ -79,7 +79,16 @@ def load_about(root: Path) -> About:
         description=str(said.get("site_description") or ""),
         url=url if not url or url.endswith("/") else f"{url}/",
         directory_urls=said.get("use_directory_urls") is not False,
+        discussion=str(_options(said.get("plugins")).get("discussion") or ""),
     )
+
+
+def _options(plugins: Any) -> dict[str, Any]:
+    """Return what mkdocs.yml sets of this plugin."""
+    for one in plugins if isinstance(plugins, list) else [plugins]:
+        if isinstance(one, dict) and isinstance(one.get("papernotes"), dict):
+            return one["papernotes"]
+    return {}
 
 
 def load_snippets(root: Path) -> dict[str, Snippet]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from markupsafe import Markup
 
-from generator import api, archives, claims, feeds, markup, speed, tables
+from generator import api, archives, claims, feeds, graph, markup, speed, tables
 from generator.cards import cards
 from generator.expand import expand
-from generator.partials import partial
+from generator.partials import page, partial
 from generator.render import render, render_home
 from generator.schema import Asset, Page, Problem
 from generator.site import Site, count_verdicts
-from generator.web import surroundings
+from generator.web import Surroundings, surroundings
 
 ASSETS = Path(__file__).parent / "assets"
 NEWEST = 12
@@ -34,7 +35,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     made += [home, *tables.notes(site), tables.claims(site), tables.kernels(site), tables.methods(site)]
     made += [tables.data(site)]
     made += [*archives.papers(site), *archives.tags(site), *archives.authors(site), archives.venues(site)]
-    made += [archives.timeline(site)]
+    made += [archives.timeline(site), _graph(site, around)]
     problems += [*found, *_disagreeing(site)]
     problems += [problem for snippet in site.library.snippets.values() for problem in speed.problems(snippet)]
     return made, problems
@@ -76,6 +77,14 @@ def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:
     if not text.startswith("---"):
         text = "---\nhide: [navigation, toc]\n---\n\n" + text
     return Page(path="index.md", markdown=text, source="notes/index.md"), problems
+
+
+def _graph(site: Site, around: Mapping[str, Surroundings]) -> Page:
+    found = graph.links(site.newest, {slug: [one.slug for one in near.mentions] for slug, near in around.items()})
+    plot = graph.graph(site.newest, found)
+    hrefs = {note.slug: markup.address("graph.md", f"{note.slug}.md", site.directory_urls) for note in site.newest}
+    drawn = Markup(partial("graph", plot=plot, hrefs=hrefs))
+    return page("graph.md", "graph.md", site, graph=drawn, left_out=plot.left_out)
 
 
 def _broken(slug: str, problems: tuple[Problem, ...]) -> Page:

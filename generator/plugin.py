@@ -26,6 +26,7 @@ class PapernotesConfig(Config):
     jobs = config_options.Optional(config_options.Type(int))
     timeout = config_options.Type((int, float), default=120)
     execute = config_options.Type(bool, default=True)
+    discussion = config_options.Type(str, default="")
 
 
 class PapernotesPlugin(BasePlugin[PapernotesConfig]):
@@ -60,6 +61,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
                 description=config.site_description or "",
                 url=config.site_url or "",
                 directory_urls=config.use_directory_urls,
+                discussion=self.config.discussion,
             ),
         )
         for problem in built.problems:

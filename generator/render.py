@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
 from generator import markup
 from generator.expand import Body, expand
+from generator.graph import Near, near
 from generator.partials import partial, templates
 from generator.schema import Note, Page, Paper, Problem
 from generator.site import Site, count_verdicts
@@ -36,12 +38,41 @@ def render(note: Note, body: Body, around: Surroundings, site: Site) -> Page:
             result=result,
             failure=site.failures.get(note.slug),
             around=around,
+            near=_near(note, around, site),
+            share=_share(note, site),
+            discussion=_discussion(note, site),
             references=_references(papers, body, site),
             link=lambda target: markup.address(f"{note.slug}.md", target, site.directory_urls),
             bibtex=Markup("".join(markup.fence(paper.bibtex, "bibtex") for paper in papers)),
         )
     )
     return Page(path=f"{note.slug}.md", markdown=text, source=note.file)
+
+
+def _near(note: Note, around: Surroundings, site: Site) -> Near | None:
+    mentions = [*around.mentions, *(one.note for one in around.backlinks)]
+    beside = [*(other for _, other in around.relations), *mentions]
+    here = f"{note.slug}.md"
+    hrefs = {one.slug: markup.address(here, f"{one.slug}.md", site.directory_urls) for one in beside}
+    return near(around.relations, mentions, hrefs)
+
+
+def _share(note: Note, site: Site) -> dict[str, str]:
+    """Return where a reader can pass the note on, by address alone: nobody is asked before the link is followed."""
+    if not site.about.url:
+        return {}
+    url = site.about.url + markup.address("index.md", f"{note.slug}.md", site.directory_urls)
+    text, address = quote(note.front.title, safe=""), quote(url, safe="")
+    return {
+        "e-mail": f"mailto:?subject={text}&body={address}",
+        "Mastodon": f"https://share.joinmastodon.org/#text={text}%20{address}",
+        "Bluesky": f"https://bsky.app/intent/compose?text={text}%20{address}",
+    }
+
+
+def _discussion(note: Note, site: Site) -> str:
+    said = site.about.discussion
+    return said.replace("{slug}", note.slug).replace("{title}", quote(note.front.title, safe=""))
 
 
 def render_home(note_file: Path, site: Site, embeds: dict[str, Callable[..., Any]]) -> tuple[str, tuple[Problem, ...]]:

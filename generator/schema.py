@@ -90,6 +90,15 @@ class Relation(Record):
     slug: Slug
 
 
+class Update(Record):
+    """A change to a note that its readers should know of."""
+
+    on: datetime.date
+    says: Text
+    correction: bool = False
+    """Whether what stood there before was wrong."""
+
+
 class FrontMatter(Record):
     """What stands between the two lines of three dashes."""
 
@@ -103,6 +112,13 @@ class FrontMatter(Record):
     cover: MetricName | None = None
     relations: tuple[Relation, ...] = ()
     claims: tuple[Claim, ...] = ()
+    updates: tuple[Update, ...] = ()
+    """What was changed since, oldest first."""
+
+    @property
+    def changed(self) -> datetime.date:
+        """Return the day of the last change."""
+        return max([self.added, *(update.on for update in self.updates)])
 
     @model_validator(mode="before")
     @classmethod
@@ -247,6 +263,8 @@ class About(Record):
     url: str = ""
     """Where the site will stand, with a slash at its end; empty while nobody knows."""
     directory_urls: bool = True
+    discussion: str = ""
+    """Address of a note's discussion, with {slug} and {title} in it; empty where there is none."""
 
 
 class Library(Record):

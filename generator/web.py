@@ -44,6 +44,8 @@ class Surroundings:
 
     relations: list[tuple[str, Note]] = field(default_factory=list)
     """(how, the other note): its own relations first, then those that others declare."""
+    mentions: list[Note] = field(default_factory=list)
+    """The notes that it links to."""
     backlinks: list[Backlink] = field(default_factory=list)
     alike: list[Note] = field(default_factory=list)
     newer: Note | None = None
@@ -66,6 +68,7 @@ def surroundings(site: Site, bodies: Mapping[str, Body], order: Sequence[Note]) 
         for slug, sentence in bodies[note.slug].mentions if note.slug in bodies else ():
             if slug in found and slug not in seen:  # one sentence a note: the first says why
                 seen.add(slug)
+                found[note.slug].mentions.append(known[slug])
                 found[slug].backlinks.append(Backlink(note, sentence))
     for slug, others in alike(order).items():
         near = {other.slug for _, other in found[slug].relations}
