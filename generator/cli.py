@@ -77,7 +77,7 @@ def check(root: Path | None) -> None:
 @click.option("--force", is_flag=True, help="Run even what is fresh.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Snippets at a time; default: one a core.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds a snippet may take."
+    "--timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds a snippet may take."
 )
 @click.option(
     "--memory", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="GiB a snippet may take."

@@ -24,7 +24,7 @@ SCRIPTS = ("assets/papernotes/sortable/sortable.min.js", "assets/papernotes/filt
 
 class PapernotesConfig(Config):
     jobs = config_options.Optional(config_options.Type(int))
-    timeout = config_options.Type((int, float), default=120)
+    timeout = config_options.Type((int, float), default=300)
     execute = config_options.Type(bool, default=True)
     discussion = config_options.Type(str, default="")
 

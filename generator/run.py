@@ -29,7 +29,7 @@ Watcher = Callable[[str, Mapping[str, Any]], None]
 class Limits:
     """What one snippet may use: seconds of wall clock, and bytes beyond the warm parent's."""
 
-    timeout: float = 120.0
+    timeout: float = 300.0
     memory: int = 4 * 2**30
 
 
