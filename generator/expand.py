@@ -195,7 +195,7 @@ class _Reader:
         note = self.site.library.by_slug.get(slug)
         if note is None:
             return markup.escape(text or slug)
-        return f"[{markup.escape(text or note.front.title)}]({slug}.md{'#' + anchor if anchor else ''})"
+        return f"[{markup.escape(text or note.front.title)}]({slug}.md{'#' + anchor if anchor else ''}){{ .pn-note }}"
 
     def _mention(self, match: re.Match[str], text: str) -> None:
         """Keep the sentence a link stands in, for the page that it leads to."""

@@ -16,7 +16,7 @@ LETTER, LINE = 6.4, 15.0
 """Width of a letter and height of a line of a title, about, set in 12 units."""
 LONGEST = 30
 """Letters of a title in the graph; a longer one is cut, and whole where it is pointed at."""
-WIDTH, ROOM = 900.0, 60
+WIDTH, ROOM = 900.0, 40
 """The drawing's width, and how many notes fit there with their titles; for more it grows."""
 MARGIN, GAP = 90.0, 40.0
 BEST = 60
@@ -118,8 +118,8 @@ def _size(notes: int, width: float) -> tuple[float, float]:
     """Return the room that so many notes take."""
     if notes == 1:
         return 300.0, 50.0
-    share = min(1.0, 0.35 + notes / 24)
-    return share * width, 60 + 340 * share * max(1.0, width / WIDTH) ** 1.2 * min(1.0, 0.3 + notes / 20)
+    share = min(1.0, 0.4 + notes / 20)
+    return share * width, min(90.0 + 16 * notes, 0.8 * width)
 
 
 def _layout(net: nx.Graph, width: float, height: float) -> dict[str, tuple[float, float]]:
@@ -133,18 +133,26 @@ def _layout(net: nx.Graph, width: float, height: float) -> dict[str, tuple[float
         raw = nx.kamada_kawai_layout(ordered, pos=nx.circular_layout(ordered))
     else:
         raw = nx.spring_layout(ordered, seed=0, k=2.2 / math.sqrt(len(ordered)), iterations=120)
+    crowded = len(ordered) > BEST  # then a few far ones would press the rest together: half the place is by rank
     columns = []
     for axis, room in ((0, width), (1, height)):
         values = [float(place[axis]) for place in raw.values()]
         low, span = min(values), max(values) - min(values)
-        columns.append([(value - low) / span * room if span > 1e-9 else room / 2 for value in values])
+        even = {value: n / max(1, len(values) - 1) for n, value in enumerate(sorted(values))} if crowded else {}
+        columns.append(
+            [
+                ((value - low) / span + even.get(value, (value - low) / span)) / 2 * room if span > 1e-9 else room / 2
+                for value in values
+            ]
+        )
     return dict(zip(raw, zip(*columns, strict=True), strict=True))
 
 
 def _labelled(
     places: Mapping[str, tuple[float, float]], titles: Mapping[str, str], net: nx.Graph, width: float
 ) -> list[Dot]:
-    """Write each title at the first of four sides where it meets no other title and no dot; the most linked choose first."""
+    """Write each title on a side where it meets no other title, no dot and the fewest lines; the most linked choose first."""
+    lines = [(*places[a], *places[b]) for a, b in net.edges]
     radii = {slug: round(4 + 1.2 * math.sqrt(net.degree[slug]), 1) for slug in places}
     taken = [(x - radii[s], y - radii[s], x + radii[s], y + radii[s]) for s, (x, y) in places.items()]
     dots = []
@@ -158,16 +166,32 @@ def _labelled(
             (x, y + radius + 13, "middle", (x - length / 2, y + radius + 2, x + length / 2, y + radius + 2 + LINE)),
             (x, y - radius - 5, "middle", (x - length / 2, y - radius - 3 - LINE, x + length / 2, y - radius - 3)),
         )
-        free = (
+        free = [
             side for side in sides
             if side[3][0] >= 0 and side[3][2] <= width and not any(_meet(side[3], box) for box in taken if box != own)
-        )  # fmt: skip
-        side = next(free, None)
+        ]  # fmt: skip
+        side = min(free, key=lambda one: sum(_crosses(line, one[3]) for line in lines), default=None)
         if side:
             taken.append(side[3])
         lx, ly, anchor, _ = side or sides[0 if x + radius + 6 + length <= width else 1]
         dots.append(Dot(slug, titles[slug], label if side else "", x, y, radius, round(lx, 1), round(ly, 1), anchor))
     return dots
+
+
+def _crosses(line: tuple[float, float, float, float], box: tuple[float, float, float, float]) -> bool:
+    """Return whether a line passes through a box: whether what both slabs leave of it is not empty (Liang and Barsky)."""
+    x1, y1, x2, y2 = line
+    first, last = 0.0, 1.0
+    for at, way, low, high in ((x1, x2 - x1, box[0], box[2]), (y1, y2 - y1, box[1], box[3])):
+        if way == 0:
+            if not low < at < high:
+                return False
+            continue
+        enters, leaves = sorted(((low - at) / way, (high - at) / way))
+        first, last = max(first, enters), min(last, leaves)
+        if first >= last:
+            return False
+    return True
 
 
 def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
@@ -202,16 +226,16 @@ class Near:
     rows: list[Neighbor]
     height: float
     y: float
-    width: float = 380.0
+    width: float = 400.0
     x: float = 12.0
-    bend: float = 70.0
-    dots: float = 96.0
+    bend: float = 56.0
+    dots: float = 80.0
 
 
 ROWS = 12
 """Notes around one; relations come first."""
 ROW = 26.0
-NEAR_LETTERS = 40
+NEAR_LETTERS = 44
 
 
 def near(relations: Sequence[tuple[str, Note]], mentions: Sequence[Note], hrefs: Mapping[str, str]) -> Near | None:
@@ -225,7 +249,7 @@ def near(relations: Sequence[tuple[str, Note]], mentions: Sequence[Note], hrefs:
     rows = [
         Neighbor(
             other.front.title,
-            shortened(other.front.title, NEAR_LETTERS - (len(kind) + 2 if kind else 0)),
+            shortened(other.front.title, NEAR_LETTERS - (int(0.88 * len(kind)) + 2 if kind else 0)),
             kind,
             hrefs[other.slug],
             ROW * (n + 0.5),

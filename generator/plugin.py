@@ -19,7 +19,7 @@ from generator.schema import About
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
 STYLES = "assets/papernotes/papernotes.css"
-SCRIPTS = ("assets/papernotes/sortable/sortable.min.js", "assets/papernotes/filter.js")
+SCRIPTS = tuple(f"assets/papernotes/{name}" for name in ("sortable/sortable.min.js", "filter.js", "preview.js"))
 
 
 class PapernotesConfig(Config):
@@ -80,6 +80,12 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             else:
                 self._place(files, File.generated(config, asset.path, content=asset.text), "")
         return files
+
+    def on_post_page(self, output: str, *, page: object, config: MkDocsConfig) -> str:
+        # The theme's search is a dialog without a name.
+        return output.replace(
+            'data-md-component="search" role="dialog">', 'data-md-component="search" role="dialog" aria-label="Search">'
+        )
 
     def on_serve(self, server: LiveReloadServer, *, config: MkDocsConfig, builder: object) -> LiveReloadServer:
         root = Path(config.config_file_path or "mkdocs.yml").resolve().parent

@@ -27,7 +27,9 @@ FLAGS = [
 ]
 WIDTHS = (1440, 820, 390)
 SCHEMES = ("light", "dark")
-PAGES = ["claims/", "kernels/", "notes/", "methods/", "timeline/", "papers/", "tags/", "authors/", "venues/"]
+PAGES = [
+    "claims/", "kernels/", "notes/", "methods/", "graph/", "timeline/", "papers/", "tags/", "authors/", "venues/", "data/",
+]  # fmt: skip
 NOTES = [note.slug for note in load(ROOT).notes]
 
 pytestmark = pytest.mark.skipif(
@@ -63,8 +65,8 @@ def visit(browser, base):
     """Return a function that opens a page and fails the test on any request elsewhere or console error."""
     contexts, faults = [], []
 
-    def open_page(address="", scheme="light", width=1440):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def open_page(address="", scheme="light", width=1440, **how):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **how)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
@@ -109,6 +111,64 @@ def test_figures_are_visible_and_legible_in_both_schemes(visit, slug, scheme):
 def test_nothing_is_wider_than_the_screen(visit, address, width):
     page = visit(address, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+LOOKS = [("light", 1440), ("dark", 390)]
+
+
+@pytest.mark.parametrize(
+    ("address", "scheme", "width"),
+    [(address, *look) for address in ["", *PAGES] for look in LOOKS]
+    + [(f"{slug}/", *LOOKS[number % 2]) for number, slug in enumerate(NOTES)],
+)
+def test_axe_finds_nothing_wrong(visit, address, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(visit(address, scheme, width)).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
+
+
+def test_a_link_to_a_note_shows_what_it_leads_to_by_mouse_and_escape_closes_it(visit):
+    page = visit("self_normalizing/")
+    link, preview = page.locator("article a.pn-note[href*=elu]").first, page.locator("#pn-preview")
+    link.hover()
+    preview.wait_for()
+    assert "Exponential Linear Units" in preview.inner_text() and "reproduced" in preview.inner_text()
+    assert link.get_attribute("aria-describedby") == "pn-preview"
+    box = preview.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 1440
+    page.keyboard.press("Escape")
+    assert not preview.is_visible() and link.get_attribute("aria-describedby") is None
+
+
+def test_a_citation_shows_its_entry_from_the_keyboard(visit):
+    page = visit("elu/")
+    page.locator("article a.pn-cite").first.focus()
+    page.keyboard.press("Tab")
+    page.locator("#pn-preview").wait_for()
+    key = page.evaluate("document.activeElement.getAttribute('href')")
+    assert page.locator("#pn-preview").inner_text() == page.locator(key).inner_text()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") != key
+
+
+def test_on_a_touch_screen_the_first_tap_shows_and_the_second_follows(visit):
+    page = visit("elu/", "dark", 390, has_touch=True)
+    link = page.locator("article a.pn-cite").nth(2)
+    link.scroll_into_view_if_needed()
+    link.tap()
+    page.locator("#pn-preview").wait_for()
+    assert "#" not in page.url
+    box = page.locator("#pn-preview").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    link.tap()
+    page.wait_for_url("**#ref-*")
+
+
+def test_the_graph_has_a_dot_for_every_note_and_leads_there(visit):
+    page = visit("graph/", "dark")
+    assert page.locator(".pn-graph a").count() == len(NOTES)
+    page.locator(".pn-graph a[href*=kallisto] circle").click()
+    page.wait_for_url("**/kallisto/")
 
 
 def test_search_finds_a_note_by_its_words(visit):
