@@ -128,6 +128,8 @@ def _special_names(kernel: Kernel) -> tuple[str, ...]:
 def _sprinkled(values: Tensor, seed: int) -> Tensor:
     """Return the values with the special ones at random places, and NaN at both ends."""
     flat = values.detach().clone().flatten()
+    if not flat.numel():
+        return values
     special = torch.tensor(SPECIAL, dtype=torch.float64).to(flat)
     generator = torch.Generator().manual_seed(seed + 2)
     places = torch.randperm(flat.numel(), generator=generator)[: len(SPECIAL)].to(flat.device)
