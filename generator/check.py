@@ -117,7 +117,7 @@ def _embeds(note: Note, library: Library) -> Iterator[Problem]:
             yield wrong(f"{call.name}() takes no '{extra[0]}'", nearest(extra[0], (*EMBEDS[call.name], "of")))
         elif EMBEDS[call.name] and EMBEDS[call.name][0] not in call.arguments:
             yield wrong(f"{call.name}() needs a {EMBEDS[call.name][0]}", f'as in {call.name}("…")')
-        elif slug not in library.snippets and call.name != "claims":
+        elif slug not in library.snippets and call.name not in ("claims", "ref"):
             yield wrong(f"{call.name}(): there is no snippets/{slug}/", nearest(slug, library.snippets))
         elif call.name == "source":
             yield from _source(call.arguments, library.snippets[slug], wrong)

@@ -22,8 +22,9 @@ EMBEDS = {
     "source": ("file", "name"),
     "kernel": ("name",),
     "claims": (),
+    "ref": ("name",),
 }
-"""What a note may call, and the names of its arguments; each but claims also takes `of`, another snippet's slug."""
+"""What a note may call, and the names of its arguments; what shows a result also takes `of`, another snippet's slug."""
 
 LINK = re.compile(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]+))?\]\]")
 CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]")

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from generator import claims, markup, roofline, speed
 from generator.embeds import CITATION, EMBEDS, LINK, definition
-from generator.formulae import FormulaError, mathml
+from generator.formulae import FormulaError, label, mathml
 from generator.lift import Lifted, lift
 from generator.partials import partial
 from generator.schema import Note, Problem, Result
@@ -64,13 +64,18 @@ class _Reader:
         self.site = site
         self.problems: list[Problem] = []
         self.lifted = Lifted()
-        self.figures = 0
+        self.figures: dict[str, int] = {}
+        self.shown = 0
+        self.equations: dict[str, int] = {}
+        self.references: dict[str, int] = {}
         self.showed_claims = False
         self.keys: list[str] = []
         self.mentions: list[tuple[str, str]] = []
 
     def read(self, more: dict[str, Callable[..., Any]] | None = None) -> str:
         self.lifted = lift(self.note.body)
+        names = [label(piece) for kind, piece in self.lifted.pieces if kind == "display math"]
+        self.equations = {name: n for n, name in enumerate(dict.fromkeys(filter(None, names)), start=1)}
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         environment.globals = {name: self._safely(getattr(self, f"_{name}")) for name in EMBEDS}
         environment.globals |= {name: self._safely(embed) for name, embed in (more or {}).items()}
@@ -93,12 +98,13 @@ class _Reader:
     def _figure(self, name: str, of: str = "") -> str:
         result = self._result(of)
         figure = self._named("figure", name, result.figures)
-        self.figures += 1
+        self.shown += 1
+        self.figures.setdefault(name, self.shown)
         panels = [(result.folder / file).read_text(encoding="utf-8") for file in figure["files"]]
         return self._html(
             partial(
                 "figure",
-                number=self.figures,
+                number=self.shown,
                 name=name,
                 figure=figure,
                 panels=[(_width(svg), Markup(svg)) for svg in panels],
@@ -139,6 +145,10 @@ class _Reader:
         link = markup.address(f"{self.note.slug}.md", f"files/{slug}/kernel.py", self.site.directory_urls)
         code = Markup(markup.highlighted(code)) if code else ""
         return self._html(partial("kernel", name=name, kernel=kernel, found=found, code=code, link=link, slug=slug))
+
+    def _ref(self, name: str) -> str:
+        self.references.setdefault(str(name), self._calling_line())
+        return self.lifted.put("reference", str(name))  # figures further down have no number yet
 
     def _claims(self) -> str:
         self.showed_claims = True
@@ -229,13 +239,26 @@ class _Reader:
         return self.lifted.put("html", f"({'; '.join(said)})")
 
     def _show(self, kind: str, piece: str) -> str:
+        if kind == "reference":
+            return self._reference(piece)
         if not kind.endswith("math"):
             return piece
         try:
-            shown = mathml(piece, display=kind == "display math")
+            shown = mathml(piece, display=kind == "display math", number=self.equations.get(label(piece), 0))
         except FormulaError:
             return f"<code>{markup.escape(piece)}</code>"  # check says where and why
         return f"\n\n{shown}\n\n" if kind == "display math" else shown
+
+    def _reference(self, name: str) -> str:
+        if name in self.figures:
+            return f'<a class="pn-ref" href="#figure-{name}">Figure {self.figures[name]}</a>'
+        if name in self.equations:
+            return f'<a class="pn-ref" href="#equation-{name}">Equation {self.equations[name]}</a>'
+        if line := self.references.pop(name, None):  # said once
+            known = [*self.figures, *self.equations]
+            fix = nearest(name, known) or "show the figure, or write \\label{…} in the equation"
+            self.problems.append(Problem(self.note.file, line, f"no figure or equation '{name}' to refer to", fix))
+        return f'<span class="pn-missing">{markup.escape(name)}?</span>'
 
 
 class _NotMeasuredError(Exception):

@@ -93,7 +93,7 @@ class Relation(Record):
 class Update(Record):
     """A change to a note that its readers should know of."""
 
-    on: datetime.date
+    date: datetime.date
     says: Text
     correction: bool = False
     """Whether what stood there before was wrong."""
@@ -118,7 +118,7 @@ class FrontMatter(Record):
     @property
     def changed(self) -> datetime.date:
         """Return the day of the last change."""
-        return max([self.added, *(update.on for update in self.updates)])
+        return max([self.added, *(update.date for update in self.updates)])
 
     @model_validator(mode="before")
     @classmethod

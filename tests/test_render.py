@@ -8,7 +8,7 @@ import pytest
 from generator.expand import expand
 from generator.load import load
 from generator.render import render
-from generator.schema import Failure, Result
+from generator.schema import About, Failure, Result
 from generator.site import Site
 from generator.web import Surroundings
 
@@ -164,3 +164,49 @@ def test_an_inline_formula_never_starts_a_block_of_its_own(page):
     text, _ = page("One line and\n$x^2$, and the same sentence goes on.")
     html = markdown.markdown(text.split("</div>", 1)[1])
     assert any("One line and" in part and "goes on" in part for part in html.split("</p>"))
+
+
+def test_references_lead_to_figures_and_equations_before_and_after_them(page):
+    text, problems = page(
+        'By {{ ref("eq:one") }} and {{ ref("line") }}.\n\n$$x = 1$$\n\n$$\\label{eq:one} y = 2$$\n\n'
+        '{{ figure("line") }}\n\nSee {{ ref("line") }} and $$z \\label{last}$$ {{ ref("last") }}.\n'
+    )
+    assert not problems
+    assert text.count('<a class="pn-ref" href="#figure-line">Figure 1</a>') == 2
+    assert '<a class="pn-ref" href="#equation-eq:one">Equation 1</a>' in text
+    assert '<a class="pn-ref" href="#equation-last">Equation 2</a>' in text
+    assert text.count('id="equation-eq:one"') == text.count('id="equation-last"') == 1
+    assert "label" not in text.replace("aria-label", "")
+    assert text.count(">(1)</a>") == text.count(">(2)</a>") == 1
+
+
+def test_a_reference_to_nothing_is_named_once_with_its_line(page):
+    made, problems = page('First.\n\nSee {{ ref("lime") }}, {{ ref("lime") }}.\n\n{{ figure("line") }}\n')
+    (problem,) = problems
+    assert "no figure or equation 'lime' to refer to" in problem and "line" in problem
+    assert made.count('<span class="pn-missing">lime?</span>') == 2
+
+
+def test_updates_and_the_discussion_are_shown_where_there_are_any(toy):
+    toy.note(
+        more="""
+        updates:
+          - date: 2026-11-22
+            says: Said <b>more</b>.
+          - date: 2026-11-23
+            says: The exponent was wrong.
+            correction: true
+        """
+    )
+    library = load(toy.root)
+    assert not library.problems
+    (note,) = library.notes
+    plain, _ = rendered(note, Site(library))
+    assert "last changed 2026-11-23" in plain.markdown
+    newest, older = plain.markdown.split("## Updates")[1].split("- **")[1:3]
+    assert newest.startswith("2026-11-23** (correction): The exponent") and "&lt;b&gt;" in older
+    assert "Discuss this note" not in plain.markdown and "Pass it on" not in plain.markdown
+    about = About(url="https://example.org/", discussion="https://example.org/talk?q={slug}&t={title}")
+    told, _ = rendered(note, Site(library, about=about))
+    assert 'href="https://example.org/talk?q=toy&amp;t=A%20toy"' in told.markdown
+    assert "https%3A%2F%2Fexample.org%2Ftoy%2F" in told.markdown

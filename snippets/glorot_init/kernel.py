@@ -52,7 +52,7 @@ def _softsign_backward(grad_ptr, x_ptr, out_ptr, n, WORK: tl.constexpr, BLOCK: t
 
 @triton.jit
 def _words(seed, start, STREAM: tl.constexpr, BLOCK: tl.constexpr):
-    """The random words of elements start … start + BLOCK: one Philox counter serves four neighbours."""
+    """The random words of elements start … start + BLOCK: one Philox counter serves four neighbors."""
     counter = start // 4 + tl.arange(0, BLOCK // 4)
     low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
     first, second, third, fourth = tl.philox(seed, low, high, low * 0 + STREAM, low * 0)

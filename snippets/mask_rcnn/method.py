@@ -41,7 +41,7 @@ def roi_align(
     )
 
     work = torch.promote_types(features.dtype, torch.float32)
-    # [box, row, tap, column, tap, channel]; both lists of taps run over a bin's samples and their two neighbours
+    # [box, row, tap, column, tap, channel]; both lists of taps run over a bin's samples and their two neighbors
     values = features.to(work)[image.long()[:, None, None, None, None], :, y[:, :, :, None, None], x[:, None, None]]
     weight = (weight_y[:, :, :, None, None] * weight_x[:, None, None]).to(work)
     inside = inside_y[:, :, :, None, None] & inside_x[:, None, None]

@@ -75,7 +75,7 @@ def _selu_backward(grad_ptr, kept_ptr, out_ptr, n, FROM_OUTPUT: tl.constexpr, WO
 
 @triton.jit
 def _keep(seed, start, threshold, BLOCK: tl.constexpr):
-    """The mask of elements start … start + BLOCK: one Philox counter serves four neighbours."""
+    """The mask of elements start … start + BLOCK: one Philox counter serves four neighbors."""
     counter = start // 4 + tl.arange(0, BLOCK // 4)
     low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
     w0, w1, w2, w3 = tl.philox(seed, low, high, low * 0, low * 0)
