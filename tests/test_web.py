@@ -36,7 +36,7 @@ def test_a_backlink_carries_the_sentence_it_stands_in(project):
     project.note("two")
     (link,) = around(project)["two"].backlinks
     assert link.note.slug == "one"
-    assert link.sentence.startswith("Here [A toy](two.md) is *used* with <span")
+    assert link.sentence.startswith("Here [A toy](two.md){ .pn-note } is *used* with <span")
     assert link.sentence.endswith("see (Doe et al., 2020).")
     assert "#ref-" not in link.sentence  # the other page has its own references
 
@@ -46,7 +46,7 @@ def test_a_link_in_a_list_or_at_the_very_end_has_its_sentence_too(project):
     project.note("three", body="It ends with [[two]]")
     project.note("two")
     assert sorted(one.sentence for one in around(project)["two"].backlinks) == [
-        "As in [A toy](two.md), e.g. this.", "It ends with [A toy](two.md)",
+        "As in [A toy](two.md){ .pn-note }, e.g. this.", "It ends with [A toy](two.md){ .pn-note }",
     ]  # fmt: skip
 
 

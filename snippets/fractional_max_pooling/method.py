@@ -53,10 +53,8 @@ def fractional_max_pool(
     that are not 1 or 2, and for x without two dimensions.
     """
     steps = {-1: check(columns, x, -1, "columns"), -2: check(rows, x, -2, "rows")}
-    for dim in (
-        -1,
-        -2,
-    ):  # columns first: the first of a row's ties, then the first row's, is the first in row-major order
+    # Columns first: the first of equals in each row, then the first row of these, is the first in row-major order.
+    for dim in (-1, -2):
         x = _along(x, steps[dim], dim, overlapping)
     return x
 
