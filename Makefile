@@ -1,6 +1,6 @@
 # The commands people type. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help site serve test check new bench clean
+.PHONY: help site serve test check new bench screenshots clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export NO_MKDOCS_2_WARNING := 1
 
 help: ## List these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # One environment for everything, at exactly the versions of constraints.txt.
 # torch goes first: with it in place no other package asks for another build of it.
@@ -43,6 +43,9 @@ new: $(READY) ## Begin a note: make new SLUG=my_paper TITLE="My Paper"
 
 bench: $(READY) ## Measure the generator (benchmarks/)
 	@$(BIN)/python -m benchmarks
+
+screenshots: site ## Pictures of the main pages, light and dark, wide to phone, in build/screenshots/
+	@$(BIN)/python tests/screenshots.py site build/screenshots
 
 clean: ## Remove built pages, stored results and caches; keep the environment
 	@rm -rf .papernotes build .pytest_cache .ruff_cache .mypy_cache
