@@ -153,7 +153,7 @@ def _read(built: Any, kernel: str, function: str, target: str, dtype: str) -> Co
             _widths(rf"{kind}\.global[\w.:]*?(?:\.v(\d+))?\.[bfus](\d+)", built.asm["ptx"]) for kind in ("ld", "st")
         )
         loads += _widths(
-            r"cp\.async\.c[ag]\.shared\.global[^,;]*?\],\s*\[[^\]]*\],\s*(?:0x)?()(\d+)", built.asm["ptx"], unit=1
+            r"cp\.async\.c[ag]\.shared\.global[^,;]*?\],\s*\[[^\]]*\],\s*()(0x[0-9a-f]+|\d+)", built.asm["ptx"], unit=1
         )
     else:
         assembly = built.asm["amdgcn"]
@@ -174,7 +174,7 @@ def _read(built: Any, kernel: str, function: str, target: str, dtype: str) -> Co
 
 
 def _widths(pattern: str, text: str, unit: int = 8) -> list[int]:
-    return [int(lanes or 1) * int(size) // unit for lanes, size in re.findall(pattern, text)]
+    return [int(lanes or 1) * int(size, 0) // unit for lanes, size in re.findall(pattern, text)]
 
 
 def _hip_widths(kind: str, text: str) -> list[int]:

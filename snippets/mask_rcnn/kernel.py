@@ -1,4 +1,4 @@
-"""RoIAlign in Triton, forward and backward, over channels-last features: neighbouring threads read a pixel's channels.
+"""RoIAlign in Triton, forward and backward, over channels-last features: neighboring threads read a pixel's channels.
 
 Coordinates are float64, as in `method`; sums are fp32 (fp64 for fp64). The backward scatters with atomic adds, so on a
 GPU its last bits vary from run to run; where torch is told to be deterministic, `method.roi_align` takes over.
