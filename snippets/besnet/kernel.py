@@ -246,7 +246,7 @@ _temporal_conv_op.register_autograd(_back, setup_context=_keep)
 _temporal_conv_weight_op.register_autograd(_back_twice, setup_context=_keep)
 
 
-def inflate(weight: Tensor, times: int = method.TAPS) -> Tensor:
+def inflate(weight: Tensor, times: int = 3) -> Tensor:
     """Return the filter `method.inflate` makes: done once a network, it has no kernel."""
     return method.inflate(weight, times)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TAPS = 3
 
 
-def inflate(weight: Float[Tensor, "out channel *size"], times: int = TAPS) -> Float[Tensor, "out channel times *size"]:
+def inflate(weight: Float[Tensor, "out channel *size"], times: int = 3) -> Float[Tensor, "out channel times *size"]:
     """Replicate a filter along a new temporal dimension and divide by the copies: W[o, c, τ, …] = w[o, c, …] / times.
 
     Raises ValueError unless the weight is floating, has [out, in] first, and times ≥ 1.
