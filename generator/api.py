@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from generator import __version__, markup, speed
+from generator import __version__, speed
 from generator.api_schema import (
     DOCUMENTS,
     ClaimEntry,
@@ -26,7 +26,7 @@ from generator.api_schema import (
     schema,
 )
 from generator.schema import Asset, Note, Record, Result
-from generator.site import Site
+from generator.site import Site, newest_first
 
 FOLDER = "api/v1"
 
@@ -73,7 +73,7 @@ def whole(note: Note, site: Site) -> Whole:
         relations=front.relations,
         claims=tuple(f"{note.slug}/{one.id}" for one in judged),
         kernels=tuple(kernel.name for kernel in kernels),
-        page=markup.address("index.md", f"{note.slug}.md", site.directory_urls),
+        page=site.address(note),
         whole=f"{FOLDER}/notes/{note.slug}.json",
     )
     metrics = result.metrics if result else {}
@@ -150,13 +150,12 @@ def _kernel(name: str, note: Note, result: Result, site: Site) -> KernelEntry:
 
 
 def _papers(site: Site) -> list[PaperEntry]:
-    about: dict[str, list[str]] = {}
-    for note in site.newest:
-        for key in note.front.papers:
-            about.setdefault(key, []).append(note.slug)
     fields = set(PaperEntry.model_fields) - {"notes"}
     return [
-        PaperEntry(**paper.model_dump(include=fields), notes=tuple(about.get(key, ())))
+        PaperEntry(
+            **paper.model_dump(include=fields),
+            notes=tuple(note.slug for note in newest_first(site.by_paper.get(key, ()))),
+        )
         for key, paper in sorted(site.library.papers.items())
     ]
 

@@ -35,10 +35,7 @@ def tags(site: Site) -> list[Page]:
 
 def papers(site: Site) -> list[Page]:
     """Return a page a paper, at the permanent address of its BibTeX key, and the list of papers."""
-    about: dict[str, list[Note]] = defaultdict(list)
-    for note in site.library.notes:
-        for key in note.front.papers:
-            about[key].append(note)
+    about = site.by_paper
     papers = [site.library.papers[key] for key in about if key in site.library.papers]
     papers.sort(key=lambda paper: (-(paper.year or 0), paper.title.lower()))
     made = [page("papers/index.md", "papers.md", site, papers=[(paper, about[paper.key]) for paper in papers])]

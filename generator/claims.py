@@ -46,8 +46,9 @@ def identifiers(note: Note) -> list[str]:
     """
     found: list[str] = []
     for claim in note.front.claims:
-        digest = hashlib.sha256(" ".join(claim.says.split()).encode()).hexdigest()[:8]
-        name = claim.metric if claim.metric and claim.metric not in found else digest
+        name = claim.metric
+        if not name or name in found:
+            name = hashlib.sha256(" ".join(claim.says.split()).encode()).hexdigest()[:8]
         found.append(name if name not in found else f"{name}-{len(found)}")
     return found
 

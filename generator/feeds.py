@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import rispy
 
-from generator import api, markup
-from generator.schema import Asset, Note, Paper
+from generator import api
+from generator.schema import Asset, Paper
 from generator.site import Site
 
 ENTRIES = 50
@@ -24,7 +24,7 @@ def files(site: Site) -> list[Asset]:
     bibliography = site.library.root / "notes" / "library.bib"
     if bibliography.exists():
         made.append(Asset(path="library.bib", source=bibliography))
-    for key in sorted({key for note in site.library.notes for key in note.front.papers}):
+    for key in sorted(site.by_paper):
         if paper := site.library.papers.get(key):
             made.append(Asset(path=f"papers/{key}.bib", text=paper.bibtex + "\n"))
             made.append(Asset(path=f"papers/{key}.ris", text=ris(paper)))
@@ -54,7 +54,7 @@ def atom(site: Site) -> str:
         add(entry, "published", _moment(note.front.added))
         add(entry, "updated", _moment(note.front.changed))
         add(add(entry, "author"), "name", note.front.author)
-        add(entry, "link", rel="alternate", href=site.about.url + address(note, site))
+        add(entry, "link", rel="alternate", href=site.about.url + site.address(note))
         add(entry, "summary", note.front.summary)
         for tag in note.front.tags:
             add(entry, "category", term=tag)
@@ -78,7 +78,7 @@ def llms(site: Site) -> str:
     for note in site.newest:
         whole = f"{site.about.url}{api.FOLDER}/notes/{note.slug}.json"
         lines.append(
-            f"- [{note.front.title}]({site.about.url}{address(note, site)}): {note.front.summary} ([text and data]({whole}))"
+            f"- [{note.front.title}]({site.about.url}{site.address(note)}): {note.front.summary} ([text and data]({whole}))"
         )
     return "\n".join(lines) + "\n"
 
@@ -103,11 +103,6 @@ class _Writer(rispy.RisWriter):
 
     def set_header(self, count: int) -> str:
         return ""
-
-
-def address(note: Note, site: Site) -> str:
-    """Return the address of a note's page from the root of the site."""
-    return markup.address("index.md", f"{note.slug}.md", site.directory_urls)
 
 
 def _last_first(name: str) -> str:

@@ -61,7 +61,7 @@ def _share(note: Note, site: Site) -> dict[str, str]:
     """Return where a reader can pass the note on, by address alone: nobody is asked before the link is followed."""
     if not site.about.url:
         return {}
-    url = site.about.url + markup.address("index.md", f"{note.slug}.md", site.directory_urls)
+    url = site.about.url + site.address(note)
     text, address = quote(note.front.title, safe=""), quote(url, safe="")
     return {
         "e-mail": f"mailto:?subject={text}&body={address}",

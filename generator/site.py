@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from generator import claims
+from generator import claims, markup
 from generator.schema import About, Failure, Judgement, Library, Note, Paper, Result
 
 
@@ -32,6 +32,19 @@ class Site:
     def newest(self) -> list[Note]:
         """Return every note, newest first."""
         return newest_first(self.library.notes)
+
+    @cached_property
+    def by_paper(self) -> dict[str, list[Note]]:
+        """Return the notes on each paper that any note is on, by BibTeX key."""
+        found: dict[str, list[Note]] = {}
+        for note in self.library.notes:
+            for key in note.front.papers:
+                found.setdefault(key, []).append(note)
+        return found
+
+    def address(self, note: Note) -> str:
+        """Return the address of a note's page from the root of the site."""
+        return markup.address("index.md", f"{note.slug}.md", self.directory_urls)
 
     def judged(self, note: Note) -> list[Judgement]:
         """Return the verdict on each of the note's claims, by what its snippet measured."""

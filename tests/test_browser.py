@@ -1,32 +1,14 @@
 """The real site in a real browser: what a reader sees, finds and loads."""
 
-import functools
-import http.server
-import shutil
-import threading
 from pathlib import Path
 
 import pytest
+from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served
 
 from generator.load import load
 from generator.pages import NEWEST
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WIDTHS = (1440, 820, 390)
-SCHEMES = ("light", "dark")
 PAGES = [
     "claims/", "kernels/", "notes/", "methods/", "graph/", "timeline/", "papers/", "tags/", "authors/", "venues/", "data/",
 ]  # fmt: skip
@@ -37,18 +19,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *about):
-        pass
-
-
 @pytest.fixture(scope="module")
 def base(built_site):
-    handler = functools.partial(Quiet, directory=str(built_site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with served(built_site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

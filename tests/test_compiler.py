@@ -35,12 +35,13 @@ def outcome(tmp_path_factory):
 
 
 def test_the_warm_compiler_says_what_a_fresh_one_does(outcome):
+    from conftest import ROOT
+
     project, runs = outcome
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "generator.lab.compile", "sound"],
-        cwd=project.root, env={**environment, "PYTHONPATH": here}, capture_output=True, text=True, check=True,
+        cwd=project.root, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     fresh = [json.loads(line) for line in done.stdout.splitlines()[:-1]]
     assert fresh and fresh == runs.results["sound"].kernels["sound"]["compiled"]
