@@ -20,11 +20,8 @@ def cards(path: str, notes: Iterable[Note], site: Site) -> Markup:
 
 def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
     papers = site.papers(note)
-    result = site.results.get(note.slug)
-    figure = None
-    if result and result.figures:
-        cover = result.figures.get(note.front.cover or "") or next(iter(result.figures.values()))
-        figure = Markup((result.folder / cover["files"][0]).read_text(encoding="utf-8"))
+    cover = site.cover(note)
+    figure = Markup(cover.read_text(encoding="utf-8")) if cover else None
     line = f"{papers[0].short_authors}, {papers[0].year}" if papers else f"{note.front.kind}, {note.front.added.year}"
     return {
         "href": markup.address(path, f"{note.slug}.md", site.directory_urls),

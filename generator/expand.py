@@ -99,14 +99,15 @@ class _Reader:
         result = self._result(of)
         figure = self._named("figure", name, result.figures)
         self.shown += 1
-        self.figures.setdefault(name, self.shown)
+        self.figures.setdefault(self._here(name, of), self.shown)
         panels = [(result.folder / file).read_text(encoding="utf-8") for file in figure["files"]]
         return self._html(
             partial(
                 "figure",
                 number=self.shown,
-                name=name,
+                name=self._here(name, of),
                 figure=figure,
+                origin=self._origin(of),
                 panels=[(_width(svg), Markup(svg)) for svg in panels],
             )
         )
@@ -118,7 +119,8 @@ class _Reader:
         return self.lifted.put("html", f'<span class="pn-metric" title="{title}">{value}</span>')
 
     def _table(self, name: str, of: str = "") -> str:
-        return self._html(partial("table", table=self._named("table", name, self._result(of).tables)))
+        table = self._named("table", name, self._result(of).tables)
+        return self._html(partial("table", table=table, origin=self._origin(of)))
 
     def _source(self, file: str, name: str = "", of: str = "") -> str:
         slug = of or self.note.slug
@@ -146,9 +148,10 @@ class _Reader:
         code = Markup(markup.highlighted(code)) if code else ""
         return self._html(partial("kernel", name=name, kernel=kernel, found=found, code=code, link=link, slug=slug))
 
-    def _ref(self, name: str) -> str:
-        self.references.setdefault(str(name), self._calling_line())
-        return self.lifted.put("reference", str(name))  # figures further down have no number yet
+    def _ref(self, name: str, of: str = "") -> str:
+        name = self._here(str(name), of)
+        self.references.setdefault(name, self._calling_line())
+        return self.lifted.put("reference", name)  # figures further down have no number yet
 
     def _claims(self) -> str:
         self.showed_claims = True
@@ -160,6 +163,18 @@ class _Reader:
         if found := self.site.results.get(slug):
             return found
         raise _NotMeasuredError(slug)
+
+    def _here(self, name: str, of: str) -> str:
+        """Return what a figure is called on this page, where two notes may each have one of that name."""
+        return f"{of}-{name}" if of and of != self.note.slug else name
+
+    def _origin(self, of: str) -> dict[str, str] | None:
+        """Return the note that a figure or table of another note comes from, as a link."""
+        note = self.site.library.by_slug.get(of)
+        if note is None or note is self.note:
+            return None
+        address = markup.address(f"{self.note.slug}.md", f"{of}.md", self.site.directory_urls)
+        return {"title": note.front.title, "href": address}
 
     def _named(self, kind: str, name: str, known: Any) -> Any:
         if name not in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from markupsafe import Markup
@@ -12,8 +12,9 @@ from generator.cards import cards
 from generator.expand import expand
 from generator.partials import page, partial
 from generator.render import render, render_home
-from generator.schema import Asset, Page, Problem
-from generator.site import Site, count_verdicts
+from generator.schema import Asset, Note, Page, Problem
+from generator.site import Site, count_verdicts, named_cover
+from generator.spelling import nearest
 from generator.web import Surroundings, surroundings
 
 ASSETS = Path(__file__).parent / "assets"
@@ -29,7 +30,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     for note in site.library.notes:
         body = bodies[note.slug]
         made.append(render(note, body, around[note.slug], site))
-        problems += [*body.problems, *claims.problems(note, site.results.get(note.slug))]
+        problems += [*body.problems, *claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
     made += [_broken(slug, found) for slug, found in site.library.broken.items()]
     home, found = _home(site)
     made += [home, *tables.notes(site), tables.claims(site), tables.kernels(site), tables.methods(site)]
@@ -39,6 +40,18 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     problems += [*found, *_disagreeing(site)]
     problems += [problem for snippet in site.library.snippets.values() for problem in speed.problems(snippet)]
     return made, problems
+
+
+def _cover(note: Note, site: Site) -> Iterator[Problem]:
+    of, name = named_cover(note)
+    result = site.results.get(of)
+    line = note.line("cover")
+    if of not in site.library.snippets and name:
+        own = of == note.slug
+        fix = "write cover: slug/figure" if own else nearest(of, site.library.snippets)
+        yield Problem(note.file, line, f"a cover of '{of}', which has no snippet", fix)
+    elif result and name and name not in result.figures:
+        yield Problem(note.file, line, f"the cover names no figure '{name}'", nearest(name, result.figures))
 
 
 def assets(site: Site) -> list[Asset]:

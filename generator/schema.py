@@ -15,6 +15,8 @@ Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
+Cover = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]*/)?[a-z0-9][a-z0-9_-]*$", max_length=160)]
+"""A figure's name, or slug/name for another note's."""
 Kind = Literal["paper", "digest", "essay", "project"]
 Verdict = Literal["reproduced", "contradicted", "reported only", "untested"]
 RelationKind = Literal["extends", "alternative-to", "uses", "explains", "contradicts", "compares-with"]
@@ -109,7 +111,7 @@ class FrontMatter(Record):
     summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
     papers: tuple[str, ...] = ()
     tags: tuple[Tag, ...] = ()
-    cover: MetricName | None = None
+    cover: Cover | None = None
     relations: tuple[Relation, ...] = ()
     claims: tuple[Claim, ...] = ()
     updates: tuple[Update, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from generator import claims, markup
 from generator.schema import About, Failure, Judgement, Library, Note, Paper, Result
@@ -46,9 +47,28 @@ class Site:
         """Return the address of a note's page from the root of the site."""
         return markup.address("index.md", f"{note.slug}.md", self.directory_urls)
 
+    def cover(self, note: Note) -> Path | None:
+        """Return the drawing that stands for the note on other pages, a file; the cover may be another note's figure."""
+        of, name = named_cover(note)
+        result = self.results.get(of)
+        if result is None or not result.figures:
+            return None
+        figure = result.figures.get(name) or next(iter(result.figures.values()))
+        return result.folder / str(figure["files"][0])
+
+    @cached_property
+    def _verdicts(self) -> dict[str, list[Judgement]]:
+        return {note.slug: claims.judge_all(note, self.results.get(note.slug)) for note in self.library.notes}
+
     def judged(self, note: Note) -> list[Judgement]:
         """Return the verdict on each of the note's claims, by what its snippet measured."""
-        return claims.judge_all(note, self.results.get(note.slug))
+        return self._verdicts[note.slug]
+
+
+def named_cover(note: Note) -> tuple[str, str]:
+    """Return the slug and the name of the figure that a note names as its cover; no name if it names none."""
+    of, _, name = (note.front.cover or "").rpartition("/")
+    return of or note.slug, name
 
 
 def count_verdicts(judged: Iterable[Judgement]) -> dict[str, int]:

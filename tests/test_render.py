@@ -7,12 +7,14 @@ import pytest
 
 from generator.expand import expand
 from generator.load import load
+from generator.pages import pages
 from generator.render import render
 from generator.schema import About, Failure, Result
 from generator.site import Site
 from generator.web import Surroundings
 
 SVG = '<svg viewBox="0 0 259.2 194.4"><text>x</text></svg>'
+PROVENANCE = {"measured": "2026-11-21", "seconds": 1.0, "device": "CPU", "torch": "2.13", "python": "3.11"}
 
 
 def rendered(note, site):
@@ -33,7 +35,7 @@ def page(toy, tmp_path):
         "tables": {"pairs": {"columns": ["x", "name"], "rows": [[1, "<b>*one*</b>"]], "caption": ""}},
         "figures": {"line": figure},
         "kernels": {},
-        "provenance": {"measured": "2026-11-21", "seconds": 1.0, "device": "CPU", "torch": "2.13", "python": "3.11"},
+        "provenance": PROVENANCE,
     }
     result = Result(slug="toy", key="k", folder=folder, data=data)
 
@@ -185,6 +187,66 @@ def test_a_reference_to_nothing_is_named_once_with_its_line(page):
     (problem,) = problems
     assert "no figure or equation 'lime' to refer to" in problem and "line" in problem
     assert made.count('<span class="pn-missing">lime?</span>') == 2
+
+
+@pytest.fixture
+def digest(toy, tmp_path):
+    """Return a function from a body to (page, problems): a note without a snippet beside one that measured a figure."""
+    (tmp_path / "line.svg").write_text(SVG)
+    data = {
+        "metrics": {},
+        "tables": {"pairs": {"columns": ["x"], "rows": [[1]], "caption": ""}},
+        "figures": {"line": {"files": ["line.svg"], "caption": "A line.", "alt": "a line"}},
+        "kernels": {},
+        "provenance": PROVENANCE,
+    }
+    results = {"toy": Result(slug="toy", key="k", folder=tmp_path, data=data)}
+
+    def make(body, **front):
+        toy.note(title="Toys & <games>")
+        toy.note("gathered", body=body, **({"kind": "digest"} | front))
+        library = load(toy.root)
+        assert not library.problems, library.problems
+        made, problems = pages(Site(library, results=results))
+        by_path = {page.path: page.markdown for page in made}
+        return by_path, [str(problem) for problem in problems]
+
+    return make
+
+
+def test_a_digest_shows_the_figures_of_other_notes_and_says_whose_they_are(digest):
+    made, problems = digest('{{ figure("line", of="toy") }} {{ table("pairs", of="toy") }} {{ ref("line", of="toy") }}')
+    assert not problems
+    page = made["gathered.md"]
+    assert SVG in page and 'id="figure-toy-line"' in page
+    assert page.count('<span class="pn-from">From <a href="../toy/">Toys &amp; &lt;games&gt;</a>.</span>') == 2
+    assert '<a class="pn-ref" href="#figure-toy-line">Figure 1</a>' in page
+
+
+def test_a_note_says_nothing_of_the_origin_of_its_own_figures(digest):
+    toy_page = digest("Prose.")[0]["toy.md"]
+    assert "pn-from" not in toy_page
+
+
+def test_the_cover_may_be_the_figure_of_another_note(digest):
+    made, problems = digest("Prose.", cover="toy/line")
+    assert not problems
+    assert made["index.md"].count(SVG) == 2  # its own card, and that of the digest
+
+
+@pytest.mark.parametrize(
+    ("cover", "problem"),
+    [
+        ("toy/lime", "notes/gathered.md:8: the cover names no figure 'lime'; did you mean 'line'?"),
+        ("tory/line", "notes/gathered.md:8: a cover of 'tory', which has no snippet; did you mean 'toy'?"),
+        (
+            "line",
+            "notes/gathered.md:8: a cover of 'gathered', which has no snippet; write cover: slug/figure",
+        ),
+    ],
+)
+def test_a_cover_that_is_not_there_is_named_with_its_line(digest, cover, problem):
+    assert digest("Prose.", cover=cover)[1] == [problem]
 
 
 def test_updates_and_the_discussion_are_shown_where_there_are_any(toy):
