@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from generator import api, archives, claims, feeds, graph, markup, speed, tables
+from generator import api, archives, claims, feeds, graph, markup, social, speed, tables
 from generator.cards import cards
 from generator.expand import expand
 from generator.partials import page, partial
@@ -39,7 +39,10 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     made += [archives.timeline(site), _graph(site, around)]
     problems += [*found, *_disagreeing(site)]
     problems += [problem for snippet in site.library.snippets.values() for problem in speed.problems(snippet)]
-    return made, problems
+    notes = {f"{note.slug}.md": note for note in site.library.notes}
+    return [
+        page.model_copy(update={"head": social.head(page.path, notes.get(page.path), site)}) for page in made
+    ], problems
 
 
 def _cover(note: Note, site: Site) -> Iterator[Problem]:
@@ -72,7 +75,7 @@ def assets(site: Site) -> list[Asset]:
         for figure in result.figures.values()
         for file in figure["files"]
     ]
-    return [*own, *code, *figures, *api.files(site), *feeds.files(site)]
+    return [*own, *code, *figures, *api.files(site), *feeds.files(site), *social.files(site)]
 
 
 def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:

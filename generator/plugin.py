@@ -11,6 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.plugins import BasePlugin
 from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
 
 from generator import __version__
 from generator.build import Built, build
@@ -35,6 +36,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
     def __init__(self) -> None:
         self.serving = False
         self.built: Built | None = None
+        self.heads: dict[str, str] = {}
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         self.serving = command == "serve"
@@ -68,6 +70,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             log.warning("%s", problem)
         for failure in built.runs.failures.values():
             log.warning("snippets/%s %s: %s\n%s", failure.slug, failure.outcome, failure.error, failure.tail.rstrip())
+        self.heads = {page.path: page.head for page in built.pages}
         for page in built.pages:
             self._place(
                 files,
@@ -81,7 +84,8 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
                 self._place(files, File.generated(config, asset.path, content=asset.text), "")
         return files
 
-    def on_post_page(self, output: str, *, page: object, config: MkDocsConfig) -> str:
+    def on_post_page(self, output: str, *, page: Page, config: MkDocsConfig) -> str:
+        output = output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1)
         # The theme's search is a dialog without a name.
         return output.replace(
             'data-md-component="search" role="dialog">', 'data-md-component="search" role="dialog" aria-label="Search">'

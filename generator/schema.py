@@ -292,6 +292,8 @@ class Page(Record):
     markdown: str
     source: str = ""
     """The file of the project it was made from, for its edit link."""
+    head: str = ""
+    """Lines for the page's <head>, where an engine lets them in."""
 
 
 class Asset(Record):
