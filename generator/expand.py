@@ -15,6 +15,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from generator import claims, markup, roofline, speed
+from generator.beside import beside
 from generator.embeds import CITATION, EMBEDS, LINK, definition
 from generator.formulae import FormulaError, label, mathml
 from generator.lift import Lifted, lift
@@ -91,7 +92,7 @@ class _Reader:
         for match in LINK.finditer(text):
             self._mention(match, text)
         text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
-        return self.lifted.back(text, self._show)
+        return self.lifted.back(beside(text, self.lifted), self._show)
 
     # What the embeds of a note are. Each returns a mark, so that nothing later reads into its output.
 
@@ -132,7 +133,7 @@ class _Reader:
         if code is None:
             raise EmbedError(f"{file} defines no '{name}'", "name a function or class of the file")
         link = f"[snippets/{slug}/{file}](files/{slug}/{file}){{ .pn-source }}"
-        return self.lifted.put("html", markup.fence(code, "python") + link + "\n\n")
+        return self.lifted.put("source", markup.fence(code, "python") + link + "\n\n")
 
     def _kernel(self, name: str, of: str = "") -> str:
         kernel = self._named("kernel", name, self._result(of).kernels)

@@ -37,7 +37,8 @@ def mathml(latex: str, display: bool, number: int = 0) -> str:
         found = _converter().convert_with_local_state(_LABEL.sub("", latex), displaystyle=display)
     except LatexError as error:
         raise FormulaError(_reason(error)) from None
-    found = proof(" ".join(found.split()))
+    # A script capital comes with a variation selector, for which a browser would fetch the rest of the font in vain.
+    found = proof(" ".join(found.replace("\ufe00", "").split()))
     if display and number:
         anchor = f"equation-{name}"
         return (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-PieceKind = Literal["code", "inline math", "display math", "html", "reference"]
+PieceKind = Literal["code", "inline math", "display math", "html", "source", "reference"]
 
 # First come, first served from left to right; a Jinja tag is matched only to be left alone.
 _TOKENS = re.compile(

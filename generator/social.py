@@ -59,7 +59,8 @@ def head(path: str, note: Note | None, site: Site) -> str:
     ]
     if note:
         lines.append(
-            Markup('<link rel="alternate" type="application/json" title="{}" href="{}">').format(
+            # not rel="alternate": the theme takes that for another language and looks for its sitemap
+            Markup('<link rel="describedby" type="application/json" title="{}" href="{}">').format(
                 "This note as data", link(f"api/v1/notes/{note.slug}.json")
             )
         )

@@ -1,5 +1,7 @@
 """The real site in a real browser: what a reader sees, finds and loads."""
 
+import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -232,6 +234,39 @@ def test_formulae_are_mathml_with_the_sites_own_font(visit):
     page = visit("elu/")
     assert page.locator("math").count() > 3
     assert page.locator("math").first.evaluate("e => getComputedStyle(e).fontFamily").startswith('"STIX Two Math Web"')
+
+
+def test_on_a_wide_screen_code_stands_beside_its_prose_and_below_it_on_others(visit):
+    for width, beside in ((1680, True), (1440, False), (390, False)):
+        page = visit("gumbel_softmax/", width=width)
+        pair = page.locator(".pn-pair").first
+        prose, code = (pair.locator(f".pn-pair-{name}").bounding_box() for name in ("prose", "code"))
+        assert (code["x"] >= prose["x"] + prose["width"]) == beside
+        assert (code["y"] >= prose["y"] + prose["height"]) != beside
+
+
+@pytest.mark.parametrize("slug", ["gumbel_softmax", "identity_mappings"])
+def test_a_note_is_light_and_nothing_on_it_moves_while_it_loads(browser, base, slug):
+    """At most 150 kB without figures, and no layout shift, on a phone with a fourth of the speed."""
+    page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver(list => { for (const one of list.getEntries()) window.shift += one.value })"
+        ".observe({type: 'layout-shift', buffered: true})"
+    )
+    loaded = {}
+    page.on("response", lambda response: loaded.update({response.url: response.body()}))
+    page.goto(f"{base}{slug}/", wait_until="networkidle")
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(300)
+    shift = page.evaluate("window.shift")
+    page.context.close()
+    figures = re.compile(rb'<div class="pn-panels".*?</div>\s*<figcaption', re.DOTALL)
+    weight = sum(len(gzip.compress(figures.sub(b"", body))) for body in loaded.values())
+    assert any(url.endswith("STIXTwoMath.woff2") for url in loaded)
+    assert not any(url.endswith("STIXTwoMath-rest.woff2") for url in loaded)
+    assert weight <= 150_000, {url: len(gzip.compress(body)) for url, body in loaded.items()}
+    assert shift < 0.01
 
 
 def test_every_internal_link_and_anchor_resolves(visit, built_site):

@@ -1,0 +1,53 @@
+"""The built pages as files: they parse, nothing is named twice, and what they name is there."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+justhtml = pytest.importorskip("justhtml", reason="justhtml reads HTML as a browser does: pip install -e .[dev]")
+KINDS = (
+    "index.html", "multi_residual/index.html", "kallisto/index.html", "claims/index.html", "kernels/index.html",
+    "notes/index.html", "graph/index.html", "timeline/index.html", "papers/index.html", "data/index.html",
+)  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The identifiers, the files it loads and the links of its head."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.loads = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids += [given["id"]] if given.get("id") else []
+        if tag == "link" or (tag in ("script", "img") and given.get("src")):
+            self.loads.append(given.get("href") or given.get("src"))
+        if tag == "meta" and given.get("property") == "og:image":
+            self.loads.append(given["content"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_browser_has_nothing_to_mend_in_the_html(built_site, name):
+    read = justhtml.JustHTML((built_site / name).read_text(encoding="utf-8"), collect_errors=True)
+    assert [str(error) for error in read.errors] == []
+
+
+def test_no_identifier_stands_twice_on_a_page_and_every_file_it_names_is_there(built_site):
+    for path in sorted(built_site.rglob("*.html")):
+        page = Page(path.read_text(encoding="utf-8"))
+        assert len(page.ids) == len(set(page.ids)), (path, {one for one in page.ids if page.ids.count(one) > 1})
+        for load in page.loads:
+            assert not re.match(r"(https?:)?//", load), (path, load)
+            folder = built_site if path.name == "404.html" else path.parent
+            file = folder / load.split("?")[0].lstrip("/")
+            assert file.exists(), (path, load)
+
+
+def test_every_page_names_its_feed_and_every_note_its_card(built_site):
+    for name in KINDS:
+        assert 'type="application/atom+xml"' in (built_site / name).read_text(encoding="utf-8")
+    for name in ("multi_residual", "kallisto"):
+        assert f"assets/cards/{name}.png" in (built_site / name / "index.html").read_text(encoding="utf-8")
