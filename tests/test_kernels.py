@@ -47,7 +47,7 @@ def typical(kernel: Kernel, largest: int = 3000) -> tuple[int, ...]:
 
     def elements(shape):
         drawn = kernel.inputs(shape, torch.float32, torch.device("cpu"), 0)
-        return max(one.numel() for one in drawn.values() if isinstance(one, torch.Tensor) and one.is_floating_point())
+        return max(one.numel() for one in drawn.values() if isinstance(one, torch.Tensor))
 
     sized = sorted((elements(shape), shape) for shape in kernel.shapes)
     return max((one for one in sized if one[0] <= largest), default=sized[0])[1]
