@@ -25,8 +25,8 @@ from generator.site import Site
 from generator.spelling import nearest
 
 _NOTE = "<note>"
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
-"""Between two sentences: a stop, then anything but a small letter."""
+SENTENCE = re.compile(r"(?<=[.!?])(?:\*\*)?\s+(?=[^a-z\s])")
+"""Between two sentences: a stop, perhaps the end of bold type, then anything but a small letter."""
 
 
 class EmbedError(Exception):
@@ -234,6 +234,8 @@ class _Reader:
         inside = match.start() - start
         sentence = next(paragraph[a:b] for a, b in pairwise(ends) if a <= inside < b)
         sentence = LINK.sub(lambda m: self._link(m[1], m[2]), re.sub(r"^[\s>#*+-]+", "", sentence))
+        if sentence.count("**") % 2:  # bold type that began before it, or lost its beginning
+            sentence = sentence.replace("**", "")
         plain = CITATION.sub(lambda m: f"({self._short(m[1])})", sentence)
         self.mentions.append((slug, " ".join(self.lifted.back(plain, self._show).split())))
 

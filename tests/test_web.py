@@ -41,6 +41,14 @@ def test_a_backlink_carries_the_sentence_it_stands_in(project):
     assert "#ref-" not in link.sentence  # the other page has its own references
 
 
+def test_a_sentence_that_follows_bold_type_brings_no_half_of_it_along(project):
+    project.note("one", body="- **It fails.** As in [[two]], **often**.\n- **No link here.** None.\n")
+    project.note("two")
+    assert [link.sentence for link in around(project)["two"].backlinks] == [
+        "As in [A toy](two.md){ .pn-note }, **often**."
+    ]
+
+
 def test_a_link_in_a_list_or_at_the_very_end_has_its_sentence_too(project):
     project.note("one", body="Prose.\n\n- As in [[two]], e.g. this. Not this.\n- Other.")
     project.note("three", body="It ends with [[two]]")
