@@ -89,8 +89,10 @@ class _Reader:
             text = self.lifted.text + self._wrong(
                 _line_of(error) + self.note.body_line - 1, f"Jinja: {error}", "see the embeds in CONTRIBUTING.md"
             )
-        for match in LINK.finditer(text):
-            self._mention(match, text)
+        for match in sorted(
+            LINK.finditer(text), key=lambda match: text.startswith("#", text.rfind("\n", 0, match.start()) + 1)
+        ):
+            self._mention(match, text)  # those in headings last: a sentence says more
         text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
         return self.lifted.back(beside(text, self.lifted), self._show)
 
@@ -230,9 +232,13 @@ class _Reader:
             return
         start, end = text.rfind("\n\n", 0, match.start()) + 1, text.find("\n\n", match.end())
         paragraph = text[start : end if end >= 0 else len(text)]
-        ends = [0, *(one.end() for one in SENTENCE.finditer(paragraph)), len(paragraph)]
         inside = match.start() - start
-        sentence = next(paragraph[a:b] for a, b in pairwise(ends) if a <= inside < b)
+        if paragraph.lstrip().startswith("|"):  # of a table, its row
+            row = paragraph[paragraph.rfind("\n", 0, inside) + 1 :].partition("\n")[0]
+            sentence = " · ".join(cell.strip() for cell in row.strip().strip("|").split("|"))
+        else:
+            ends = [0, *(one.end() for one in SENTENCE.finditer(paragraph)), len(paragraph)]
+            sentence = next(paragraph[a:b] for a, b in pairwise(ends) if a <= inside < b)
         sentence = LINK.sub(lambda m: self._link(m[1], m[2]), re.sub(r"^[\s>#*+-]+", "", sentence))
         if sentence.count("**") % 2:  # bold type that began before it, or lost its beginning
             sentence = sentence.replace("**", "")

@@ -49,6 +49,19 @@ def test_a_sentence_that_follows_bold_type_brings_no_half_of_it_along(project):
     ]
 
 
+def test_of_a_table_the_row_leads_to_a_note_and_a_heading_only_where_nothing_else_does(project):
+    project.note(
+        "one",
+        body="## [[three]]\n\n| a | b |\n|---|---|\n| left | *no* [[two]] |\n| last | [[three]] |\n\n## [[two]]\n",
+    )
+    project.note("two", body="## On [[one]]\n")
+    project.note("three")
+    found = around(project)
+    assert [link.sentence for link in found["two"].backlinks] == ["left · *no* [A toy](two.md){ .pn-note }"]
+    assert [link.sentence for link in found["three"].backlinks] == ["last · [A toy](three.md){ .pn-note }"]
+    assert [link.sentence for link in found["one"].backlinks] == ["On [A toy](one.md){ .pn-note }"]
+
+
 def test_a_link_in_a_list_or_at_the_very_end_has_its_sentence_too(project):
     project.note("one", body="Prose.\n\n- As in [[two]], e.g. this. Not this.\n- Other.")
     project.note("three", body="It ends with [[two]]")
