@@ -21,8 +21,8 @@ from generator.lab.parity import compare, downstream_of, leaves, tensors
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TARGETS = {"cuda:80", "cuda:90", "cuda:100", "hip:gfx942"}
-DOUBLE = "cuda:90"
-"""The one target that float64 is compiled for."""
+FULL = "cuda:90"
+"""The one target that every dtype is compiled for; the others get float32, or what a kernel declares first."""
 
 
 def declared() -> dict[str, tuple[str, Kernel]]:
@@ -212,7 +212,8 @@ def test_it_compiles_for_every_target_without_spills(kernel, compiled):
     rows = [row for row in compiled if row["kernel"] == kernel.name]
     assert {row["target"] for row in rows} == TARGETS
     for target in TARGETS:
-        dtypes = [dtype for dtype in kernel.dtypes if dtype != torch.float64 or target == DOUBLE]
+        usual = torch.float32 if torch.float32 in kernel.dtypes else kernel.dtypes[0]
+        dtypes = kernel.dtypes if target == FULL else [usual]
         names = {str(dtype).removeprefix("torch.") for dtype in dtypes}
         assert {row["dtype"] for row in rows if row["target"] == target} == names
     assert not [row for row in rows if row["spills"]]

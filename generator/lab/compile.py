@@ -1,8 +1,8 @@
 """A declared kernel comes in; what Triton's compiler makes of it for real targets goes out, no GPU needed.
 
 The launches are taken from the op itself: it is called on its declared inputs with Triton's launcher replaced by one
-that notes function, arguments and options. Run as `python -m generator.lab.compile SLUG…`, in a process without the
-interpreter; prints one JSON line a compiled kernel, and one more when all are.
+that notes function, arguments and options. Run as `python -m generator.lab.compile [--every] SLUG…`, in a process without
+the interpreter; prints one JSON line a compiled kernel, and one more when all are.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TARGETS = {
     "cuda:100": GPUTarget("cuda", 100, 32),
     "hip:gfx942": GPUTarget("hip", "gfx942", 64),
 }
-DOUBLE = "cuda:90"
-"""The one target that float64 is compiled for: it serves to check gradients, and compiles slowest."""
+FULL = "cuda:90"
+"""The one target that a build compiles every dtype for; the others get the dtype of `usual`, or a build would mostly compile."""
 _OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 _DTYPES = {
     torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
@@ -70,8 +70,16 @@ class Compiled:
     widest_store: int
 
 
-def compile_kernel(kernel: Kernel, targets: tuple[str, ...] = tuple(TARGETS)) -> Iterator[Compiled]:
-    """Compile every launch of a kernel, forward and backward, for each dtype and target; float64 for one target."""
+def usual(kernel: Kernel) -> torch.dtype:
+    """Return float32, or what the kernel declares first if it does not take that."""
+    return torch.float32 if torch.float32 in kernel.dtypes else kernel.dtypes[0]
+
+
+def compile_kernel(kernel: Kernel, every: bool = False) -> Iterator[Compiled]:
+    """Compile every launch of a kernel, forward and backward: each dtype for one target, float32 for all of them.
+
+    With `every`, each dtype for all of them.
+    """
     for dtype in kernel.dtypes:
         seen = set()
         for launch in launches(kernel, dtype):
@@ -79,8 +87,8 @@ def compile_kernel(kernel: Kernel, targets: tuple[str, ...] = tuple(TARGETS)) ->
             if identity in seen:
                 continue
             seen.add(identity)
-            for target in targets:
-                if dtype == torch.float64 and target != DOUBLE and DOUBLE in targets:
+            for target in TARGETS:
+                if not (every or target == FULL or dtype == usual(kernel)):
                     continue
                 built = triton.compile(source, target=TARGETS[target], options=launch.options)
                 yield _read(built, kernel.name, launch.function.fn.__name__, target, str(dtype).removeprefix("torch."))
@@ -196,13 +204,13 @@ def _cuda_usage(cubin: bytes) -> tuple[int, int]:
     return usage["REG"], usage.get("STACK", 0) + usage.get("LOCAL", 0)
 
 
-def main(slugs: list[str]) -> None:
+def main(slugs: list[str], every: bool = False) -> None:
     for slug in slugs:
         for kernel in getattr(importlib.import_module(f"snippets.{slug}.experiment"), "KERNELS", ()):
-            for one in compile_kernel(kernel):
+            for one in compile_kernel(kernel, every):
                 print(json.dumps({"slug": slug, **asdict(one)}), flush=True)
     print(json.dumps({"done": True}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([slug for slug in sys.argv[1:] if slug != "--every"], every="--every" in sys.argv)
