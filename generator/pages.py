@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from generator import api, archives, claims, feeds, graph, markup, social, speed, tables
+from generator import api, archives, claims, feeds, graph, markup, search, social, speed, tables
 from generator.cards import cards
 from generator.expand import expand
 from generator.partials import page, partial
@@ -75,7 +75,7 @@ def assets(site: Site) -> list[Asset]:
         for figure in result.figures.values()
         for file in figure["files"]
     ]
-    return [*own, *code, *figures, *api.files(site), *feeds.files(site), *social.files(site)]
+    return [*own, *code, *figures, *api.files(site), *feeds.files(site), *social.files(site), search.asset(site)]
 
 
 def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:

@@ -13,14 +13,16 @@ from mkdocs.plugins import BasePlugin
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-from generator import __version__
+from generator import __version__, search
 from generator.build import Built, build
 from generator.run import Limits
 from generator.schema import About
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
 STYLES = "assets/papernotes/papernotes.css"
-SCRIPTS = tuple(f"assets/papernotes/{name}" for name in ("sortable/sortable.min.js", "filter.js", "preview.js"))
+SCRIPTS = tuple(
+    f"assets/papernotes/{name}" for name in ("sortable/sortable.min.js", "filter.js", "preview.js", "search.js")
+)
 
 
 class PapernotesConfig(Config):
@@ -37,6 +39,8 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.serving = False
         self.built: Built | None = None
         self.heads: dict[str, str] = {}
+        self.notes: dict[str, tuple[str, str] | None] = {}
+        """Each note's page, to be indexed once it is whole: its address and HTML."""
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         self.serving = command == "serve"
@@ -71,6 +75,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         for failure in built.runs.failures.values():
             log.warning("snippets/%s %s: %s\n%s", failure.slug, failure.outcome, failure.error, failure.tail.rstrip())
         self.heads = {page.path: page.head for page in built.pages}
+        self.notes = {f"{note.slug}.md": None for note in built.library.notes}
         for page in built.pages:
             self._place(
                 files,
@@ -86,10 +91,15 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
 
     def on_post_page(self, output: str, *, page: Page, config: MkDocsConfig) -> str:
         output = output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1)
-        # The theme's search is a dialog without a name.
-        return output.replace(
-            'data-md-component="search" role="dialog">', 'data-md-component="search" role="dialog" aria-label="Search">'
-        )
+        if page.file.src_uri in self.notes:
+            self.notes[page.file.src_uri] = (page.url, output)
+        return output
+
+    def on_post_build(self, *, config: MkDocsConfig) -> None:
+        try:
+            search.index(dict(filter(None, self.notes.values())), Path(config.site_dir) / search.FOLDER)
+        except RuntimeError as error:
+            log.warning("%s", error)
 
     def on_serve(self, server: LiveReloadServer, *, config: MkDocsConfig, builder: object) -> LiveReloadServer:
         root = Path(config.config_file_path or "mkdocs.yml").resolve().parent

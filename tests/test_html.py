@@ -13,16 +13,17 @@ KINDS = (
 
 
 class Page(HTMLParser):
-    """The identifiers, the files it loads and the links of its head."""
+    """The identifiers, the links, and the files it loads or names in its head."""
 
     def __init__(self, text):
         super().__init__()
-        self.ids, self.loads = [], []
+        self.ids, self.loads, self.links = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
         self.ids += [given["id"]] if given.get("id") else []
+        self.links += [given["href"]] if tag == "a" and given.get("href") else []
         if tag == "link" or (tag in ("script", "img") and given.get("src")):
             self.loads.append(given.get("href") or given.get("src"))
         if tag == "meta" and given.get("property") == "og:image":
@@ -35,9 +36,29 @@ def test_a_browser_has_nothing_to_mend_in_the_html(built_site, name):
     assert [str(error) for error in read.errors] == []
 
 
-def test_no_identifier_stands_twice_on_a_page_and_every_file_it_names_is_there(built_site):
-    for path in sorted(built_site.rglob("*.html")):
-        page = Page(path.read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def every_page(built_site):
+    """Return what every page of the site holds, by its file."""
+    return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(built_site.rglob("*.html"))}
+
+
+def test_every_internal_link_and_anchor_resolves(built_site, every_page):
+    broken = []
+    for path, page in every_page.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:|//", target):
+                continue
+            folder = built_site if path.name == "404.html" else path.parent
+            file = (folder / target.partition("?")[0].lstrip("/")).resolve() if target else path
+            file = file / "index.html" if file.is_dir() else file
+            if not file.exists() or (anchor and file in every_page and anchor not in every_page[file].ids):
+                broken.append((path.relative_to(built_site).as_posix(), link))
+    assert broken == []
+
+
+def test_no_identifier_stands_twice_on_a_page_and_every_file_it_names_is_there(built_site, every_page):
+    for path, page in every_page.items():
         assert len(page.ids) == len(set(page.ids)), (path, {one for one in page.ids if page.ids.count(one) > 1})
         for load in page.loads:
             assert not re.match(r"(https?:)?//", load), (path, load)

@@ -234,6 +234,14 @@ def test_the_cover_may_be_the_figure_of_another_note(digest):
     assert made["index.md"].count(SVG) == 2  # its own card, and that of the digest
 
 
+def test_one_drawing_on_two_cards_has_no_identifier_twice(digest, tmp_path):
+    drawing = '<svg><clipPath id="a"/><g clip-path="url(#a)"/><use xlink:href="#a"/></svg>'
+    (tmp_path / "line.svg").write_text(drawing)
+    made, _ = digest("Prose.", cover="toy/line")
+    again = drawing.replace('id="a"', 'id="again-a"').replace("#a", "#again-a")
+    assert made["index.md"].count(drawing) == made["index.md"].count(again) == 1
+
+
 @pytest.mark.parametrize(
     ("cover", "problem"),
     [

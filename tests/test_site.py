@@ -41,8 +41,9 @@ def test_a_project_becomes_a_site_and_a_second_build_runs_nothing(toy):
     assert "@article{doe2020toy" in re.sub("<.*?>", "", page(toy, "papers/doe2020toy"))
     assert (toy.root / "site/files/toy/method.py").exists()
     assert (toy.root / "site/library.bib").exists()
-    index = json.loads((toy.root / "site/search/search_index.json").read_text())
-    assert any("A toy" in one["title"] for one in index["docs"])
+    indexed = json.loads((toy.root / "site/pagefind/pagefind-entry.json").read_text())
+    assert indexed["languages"]["en"]["page_count"] == 1  # the note alone
+    assert "measured" in json.loads((toy.root / "site/pagefind/words.json").read_text())
     again = mkdocs(toy, "build", "--strict")
     assert again.returncode == 0
     assert "running" not in again.stderr
