@@ -69,7 +69,7 @@ def one_index(made: dict[str, str]) -> int:
 
 def first_queries(made: dict[str, str], folder: Path) -> list[int]:
     """Return the compressed bytes of a first query, for words of titles, each in a browser that has fetched nothing yet."""
-    search.index(made, folder / search.FOLDER)
+    search.index(made.items(), folder / search.FOLDER)
     (folder / "index.html").write_text(PAGE)
     draw, costs = random.Random(1), []
     titles = [re.findall(r"<h1>(.*?)</h1>", text)[0] for text in made.values()]

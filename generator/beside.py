@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 
-from generator.lift import Lifted, PieceKind
+from generator.lift import Lifted, closed
 
-_MARK = re.compile("\ue000(\\d+)\n*\ue001")
 _BLOCKS = re.compile(r"\n[ \t]*\n+")
 _PROSE = re.compile(r"(?![#<|>:~`]|!!!|\?\?\?|\[\^|[ ]{4}|\t)")
 """How a block of running text, a list or a formula begins: not as a heading, HTML, a table, a fence or a footnote does."""
@@ -19,7 +18,7 @@ _FORMULA_LINES = 4
 
 def beside(text: str, lifted: Lifted) -> str:
     """Pair each listing with as much of the prose before it, back to the last thing that is none, as it is long."""
-    blocks = [block for block in _BLOCKS.split(_MARK.sub("\ue000\\1\ue001", text)) if block.strip()]
+    blocks = [block for block in _BLOCKS.split(closed(text)) if block.strip()]
     made: list[str] = []
     at = 0
     while at < len(blocks):
@@ -39,27 +38,24 @@ def beside(text: str, lifted: Lifted) -> str:
     return "\n\n".join(made) + "\n"
 
 
-def _kind(block: str, lifted: Lifted) -> PieceKind | None:
-    """Return what a block is if it is one lifted piece alone."""
-    mark = _MARK.fullmatch(block.strip())
-    return lifted.pieces[int(mark[1])][0] if mark else None
+def _kind(block: str, lifted: Lifted) -> str:
+    """Return what a block is if it is one lifted piece alone, else ''."""
+    piece = lifted.alone(block)
+    return piece[0] if piece else ""
 
 
 def _is_prose(block: str, lifted: Lifted) -> bool:
-    kind = _kind(block, lifted)
-    if kind in ("html", "source") or "pn-pair" in block:
-        return False
-    if kind == "code" and "\n" in lifted.pieces[int(_MARK.fullmatch(block.strip())[1])][1]:  # type: ignore[index]
-        return False
-    return kind is not None or bool(_PROSE.match(block))
+    if piece := lifted.alone(block):
+        kind, text = piece
+        return kind not in ("html", "source") and not (kind == "code" and "\n" in text)
+    return bool(_PROSE.match(block))
 
 
 def _lines(block: str, lifted: Lifted) -> float:
-    kind = _kind(block, lifted)
-    if kind == "display math":
-        return _FORMULA_LINES
-    if kind == "source":
-        return lifted.pieces[int(_MARK.fullmatch(block.strip())[1])][1].count("\n")  # type: ignore[index]
+    if piece := lifted.alone(block):
+        kind, text = piece
+        if kind in ("display math", "source"):
+            return _FORMULA_LINES if kind == "display math" else text.count("\n")
     return len(block.split()) / _WORDS_A_LINE + 1
 
 

@@ -24,6 +24,11 @@ _TOKENS = re.compile(
 _MARK = re.compile("\ue000(\\d+)\n*\ue001")
 
 
+def closed(text: str) -> str:
+    """Return the text with marks that span no lines: a blank line in it stands between two blocks, never in a mark."""
+    return _MARK.sub("\ue000\\1\ue001", text)
+
+
 @dataclass
 class Lifted:
     """Text with marks in place of its pieces, and the pieces."""
@@ -35,6 +40,11 @@ class Lifted:
         """Keep a piece and return its mark, which spans as many lines as the text it stands for."""
         self.pieces.append((kind, piece))
         return f"\ue000{len(self.pieces) - 1}" + "\n" * lines + "\ue001"
+
+    def alone(self, block: str) -> tuple[PieceKind, str] | None:
+        """Return the piece that a block of text is, if it is one piece and nothing else."""
+        mark = _MARK.fullmatch(block.strip())
+        return self.pieces[int(mark[1])] if mark else None
 
     def back(self, text: str, show: Callable[[PieceKind, str], str]) -> str:
         """Return the text with each mark replaced by what `show` makes of its piece; marks may hold marks."""

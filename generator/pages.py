@@ -13,7 +13,7 @@ from generator.expand import expand
 from generator.partials import page, partial
 from generator.render import render, render_home
 from generator.schema import Asset, Note, Page, Problem
-from generator.site import Site, count_verdicts, named_cover
+from generator.site import Site, named_cover
 from generator.spelling import nearest
 from generator.web import Surroundings, surroundings
 
@@ -85,9 +85,8 @@ def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:
         return cards("index.md", site.newest[:NEWEST], site)
 
     def counts() -> str:
-        judged = [one for note in site.library.notes for one in site.judged(note)]
         kernels = sum(len(result.kernels) for result in site.results.values())
-        return partial("counts", notes=len(site.library.notes), kernels=kernels, counts=count_verdicts(judged))
+        return partial("counts", notes=len(site.library.notes), kernels=kernels, counts=site.counts)
 
     text, problems = render_home(file, site, {"cards": newest, "counts": counts})
     if not text.startswith("---"):

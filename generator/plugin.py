@@ -39,8 +39,8 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.serving = False
         self.built: Built | None = None
         self.heads: dict[str, str] = {}
-        self.notes: dict[str, tuple[str, str] | None] = {}
-        """Each note's page, to be indexed once it is whole: its address and HTML."""
+        self.notes: list[File] = []
+        """The pages that the search finds."""
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         self.serving = command == "serve"
@@ -75,7 +75,6 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         for failure in built.runs.failures.values():
             log.warning("snippets/%s %s: %s\n%s", failure.slug, failure.outcome, failure.error, failure.tail.rstrip())
         self.heads = {page.path: page.head for page in built.pages}
-        self.notes = {f"{note.slug}.md": None for note in built.library.notes}
         for page in built.pages:
             self._place(
                 files,
@@ -87,17 +86,17 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
                 self._place(files, File.generated(config, asset.path, abs_src_path=str(asset.source)), "")
             else:
                 self._place(files, File.generated(config, asset.path, content=asset.text), "")
+        known = (files.get_file_from_path(f"{note.slug}.md") for note in built.library.notes)
+        self.notes = [file for file in known if file]
         return files
 
     def on_post_page(self, output: str, *, page: Page, config: MkDocsConfig) -> str:
-        output = output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1)
-        if page.file.src_uri in self.notes:
-            self.notes[page.file.src_uri] = (page.url, output)
-        return output
+        return output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1)
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
         try:
-            search.index(dict(filter(None, self.notes.values())), Path(config.site_dir) / search.FOLDER)
+            pages = ((file.url, Path(file.abs_dest_path).read_text(encoding="utf-8")) for file in self.notes)
+            search.index(pages, Path(config.site_dir) / search.FOLDER)
         except RuntimeError as error:
             log.warning("%s", error)
 

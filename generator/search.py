@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from pagefind.index import IndexConfig, PagefindIndex
@@ -27,8 +27,8 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
-def index(pages: Mapping[str, str], folder: Path) -> None:
-    """Index the pages, HTML by address from the root of the site, and write the index into `folder`.
+def index(pages: Iterable[tuple[str, str]], folder: Path) -> None:
+    """Index the pages, each an address from the root of the site and HTML, and write the index into `folder`.
 
     Raises RuntimeError where Pagefind cannot run.
     """
@@ -38,18 +38,16 @@ def index(pages: Mapping[str, str], folder: Path) -> None:
         raise RuntimeError(f"the search index cannot be built: {error}") from error
 
 
-async def _index(pages: Mapping[str, str], folder: Path) -> None:
+async def _index(pages: Iterable[tuple[str, str]], folder: Path) -> None:
     settings = IndexConfig(
         root_selector="article", exclude_selectors=_LEFT_OUT, include_characters="_", force_language="en",
         output_path=str(folder),
     )  # fmt: skip
     async with PagefindIndex(config=settings) as found:
-        for address, html in sorted(pages.items()):
+        for address, html in pages:
             await found.add_html_file(content=html, url=address)
-    for unused in (
-        *folder.glob("pagefind-*ui.*"),
-        folder / "pagefind-highlight.js",
-    ):  # the page has a search of its own
+    # The page has a search of its own.
+    for unused in (*folder.glob("pagefind-*ui.*"), folder / "pagefind-highlight.js"):
         unused.unlink(missing_ok=True)
 
 

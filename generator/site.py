@@ -60,6 +60,11 @@ class Site:
     def _verdicts(self) -> dict[str, list[Judgement]]:
         return {note.slug: claims.judge_all(note, self.results.get(note.slug)) for note in self.library.notes}
 
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Return how many claims of all notes came out in each way."""
+        return count_verdicts(one for judged in self._verdicts.values() for one in judged)
+
     def judged(self, note: Note) -> list[Judgement]:
         """Return the verdict on each of the note's claims, by what its snippet measured."""
         return self._verdicts[note.slug]

@@ -6,8 +6,7 @@ The card is drawn once for each text it can have and kept beside the stored resu
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import io
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from generator import markup
 from generator.schema import Asset, Note
 from generator.site import Site, count_verdicts
+from generator.store import write_whole
 
 WIDTH, HEIGHT = 1200, 630
 """Pixels: the size that sites crop to."""
@@ -93,10 +93,9 @@ def _kept(note: Note | None, site: Site) -> Path | None:
         return file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=folder, suffix=".draft")
-        with os.fdopen(handle, "wb") as out:
-            draw(*said).save(out, "PNG", optimize=True)
-        os.replace(draft, file)
+        picture = io.BytesIO()
+        draw(*said).save(picture, "PNG", optimize=True)
+        write_whole(file, picture.getvalue())
     except OSError:  # a disk that is full or cannot be written to costs the cards alone
         return None
     return file
@@ -104,8 +103,7 @@ def _kept(note: Note | None, site: Site) -> Path | None:
 
 def _words(note: Note | None, site: Site) -> tuple[str, str, str, str, Mapping[str, int]]:
     if note is None:
-        judged = [one for each in site.library.notes for one in site.judged(each)]
-        return site.about.name, site.about.description, "", "", count_verdicts(judged)
+        return site.about.name, site.about.description, "", "", site.counts
     papers = site.papers(note)
     line = "; ".join(f"{paper.short_authors}, {paper.year}" for paper in papers[:2]) or note.front.kind
     return note.front.title, line, note.front.summary, site.about.name, count_verdicts(site.judged(note))
