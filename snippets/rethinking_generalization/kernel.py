@@ -32,13 +32,20 @@ def _own(ptr, count, OWN: tl.constexpr, WORK: tl.constexpr):
 
 
 @triton.jit
-def _forward_step(total, z, b_ptr, w_ptr, start, last, STEP: tl.constexpr, FULL: tl.constexpr):
+def _met(first_ptr, second_ptr, start, last, WORK: tl.constexpr, STEP: tl.constexpr, FULL: tl.constexpr):
+    """Read STEP elements of two vectors as rows; those beyond the last are 0. Return also where they lie."""
     at = tl.full((), start, tl.int64) + tl.arange(0, STEP)[None, :]
     if FULL:  # no mask: the loads stay wide
-        b, w = tl.load(b_ptr + at).to(total.dtype), tl.load(w_ptr + at).to(total.dtype)
+        first, second = tl.load(first_ptr + at), tl.load(second_ptr + at)
     else:
-        b = tl.load(b_ptr + at, mask=at < last, other=0.0).to(total.dtype)
-        w = tl.load(w_ptr + at, mask=at < last, other=0.0).to(total.dtype)
+        first = tl.load(first_ptr + at, mask=at < last, other=0.0)
+        second = tl.load(second_ptr + at, mask=at < last, other=0.0)
+    return at, first.to(WORK), second.to(WORK)
+
+
+@triton.jit
+def _forward_step(total, z, b_ptr, w_ptr, start, last, STEP: tl.constexpr, FULL: tl.constexpr):
+    at, b, w = _met(b_ptr, w_ptr, start, last, total.dtype, STEP, FULL)
     # As torch's relu does, a ramp keeps NaN.
     more = total + tl.maximum(z - b, 0.0, propagate_nan=tl.PropagateNan.ALL) * w
     return more if FULL else tl.where(at < last, more, total)  # 0 units of an infinite z would be NaN
@@ -61,14 +68,8 @@ def _forward(
 
 @triton.jit
 def _samples_step(total, grad, z, b_ptr, w_ptr, start, last, STEP: tl.constexpr, FULL: tl.constexpr):
-    at = tl.full((), start, tl.int64) + tl.arange(0, STEP)[None, :]
-    if FULL:
-        b, w = tl.load(b_ptr + at).to(total.dtype), tl.load(w_ptr + at).to(total.dtype)
-        off = z - b <= 0
-    else:
-        b = tl.load(b_ptr + at, mask=at < last, other=0.0).to(total.dtype)
-        w = tl.load(w_ptr + at, mask=at < last, other=0.0).to(total.dtype)
-        off = (z - b <= 0) | (at >= last)
+    at, b, w = _met(b_ptr, w_ptr, start, last, total.dtype, STEP, FULL)
+    off = z - b <= 0 if FULL else (z - b <= 0) | (at >= last)
     return tl.where(off, total, total + grad * w)
 
 
@@ -90,14 +91,8 @@ def _backward_samples(
 
 @triton.jit
 def _units_step(kinks, weights, b, w, grad_ptr, z_ptr, start, last, STEP: tl.constexpr, FULL: tl.constexpr):
-    at = tl.full((), start, tl.int64) + tl.arange(0, STEP)[None, :]
-    if FULL:
-        grad, z = tl.load(grad_ptr + at).to(kinks.dtype), tl.load(z_ptr + at).to(kinks.dtype)
-        off = z - b <= 0
-    else:
-        grad = tl.load(grad_ptr + at, mask=at < last, other=0.0).to(kinks.dtype)
-        z = tl.load(z_ptr + at, mask=at < last, other=0.0).to(kinks.dtype)
-        off = (z - b <= 0) | (at >= last)
+    at, grad, z = _met(grad_ptr, z_ptr, start, last, kinks.dtype, STEP, FULL)
+    off = z - b <= 0 if FULL else (z - b <= 0) | (at >= last)
     more = weights + tl.maximum(z - b, 0.0, propagate_nan=tl.PropagateNan.ALL) * grad
     return tl.where(off, kinks, kinks - grad * w), more if FULL else tl.where(at < last, more, weights)
 
