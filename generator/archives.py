@@ -77,11 +77,7 @@ def timeline(site: Site) -> Page:
     """Return the notes along the years of their papers: drawn, and year by year."""
     gathered = _gathered(site, lambda paper: (str(paper.year),) if paper.year else ())
     entries = [Entry(year, gathered[year]) for year in sorted(gathered, reverse=True)]
-    drawn = timeplot.timeline(
-        (int(entry.name), note.front.title, markup.address("timeline.md", f"{note.slug}.md", site.directory_urls))
-        for entry in entries
-        for note, _ in entry.notes
-    )
+    drawn = timeplot.timeline({int(entry.name): len(entry.notes) for entry in entries})
     plot = Markup(partial("timeline", plot=drawn)) if drawn else ""
     return page("timeline.md", "archive.md", site, title="Timeline", entries=entries, others={}, lead=plot)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from generator import markup
 from generator.partials import partial
 from generator.schema import Note
 from generator.site import Site, count_verdicts
@@ -34,7 +33,7 @@ def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
     figure = Markup(cover.read_text(encoding="utf-8")) if cover else None
     line = f"{papers[0].short_authors}, {papers[0].year}" if papers else f"{note.front.kind}, {note.front.added.year}"
     return {
-        "href": markup.address(path, f"{note.slug}.md", site.directory_urls),
+        "href": site.link(path, f"{note.slug}.md"),
         "title": note.front.title,
         "line": line,
         "summary": note.front.summary,

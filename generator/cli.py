@@ -7,20 +7,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from generator import __version__
+from generator.board import Board
 from generator.build import Built, build
 from generator.export import export as export_site
+from generator.export import write_config
 from generator.load import load, load_about
 from generator.new import ExistsError
 from generator.new import new as write_draft
@@ -95,7 +95,7 @@ def run(
     _known(slugs, library)
     started = time.monotonic()
     limits = Limits(timeout=timeout, memory=int(memory * 2**30))
-    with _Board() as board:
+    with Board(err) as board:
         runs = run_snippets(
             library, store_of(project), slugs or None, jobs=jobs, force=force, limits=limits, watch=board.watch
         )
@@ -131,7 +131,7 @@ def compile_(root: Path | None, slugs: tuple[str, ...]) -> None:
     project = _project(root)
     library = load(project)
     _known(slugs, library)
-    with _Board() as board:
+    with Board(err) as board:
         runs = run_snippets(library, store_of(project), slugs or None, retry=False, watch=board.watch)
     table = Table("kernel", "function", "target", "dtype", box=SIMPLE)
     for column in ("registers", "spills", "shared", "load", "store"):
@@ -150,16 +150,26 @@ def compile_(root: Path | None, slugs: tuple[str, ...]) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--strict", is_flag=True, help="Fail if anything is wrong.")
 @click.option("--only-stored", is_flag=True, help="Run nothing; show what is stored.")
+@click.option(
+    "--zensical",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write FILE as well, a configuration by which Zensical builds the same site, and links as it reads them.",
+)
 @click.pass_obj
-def export(root: Path | None, folder: Path, strict: bool, only_stored: bool) -> None:
+def export(root: Path | None, folder: Path, strict: bool, only_stored: bool, config: Path | None) -> None:
     """Write the same pages as plain Markdown with their files into FOLDER, for any other site engine."""
     project = _project(root)
-    with _Board() as board:
-        built = build(project, execute=not only_stored, watch=board.watch, about=load_about(project))
+    with Board(err) as board:
+        about = load_about(project).model_copy(update={"source_links": config is not None})
+        built = build(project, execute=not only_stored, watch=board.watch, about=about)
     try:
         written = export_site(built, folder)
+        if config:
+            write_config(config, folder, project)
     except OSError as error:
-        raise Refusal(f"cannot write to {folder}: {error.strerror}; choose another folder") from None
+        raise Refusal(f"cannot write {error.filename}: {error.strerror}; choose another folder") from None
     _show_problems(built)
     _show_failures(built.runs)
     out.print(f"{written} files in {folder}")
@@ -218,44 +228,6 @@ def new(root: Path | None, slug: str, title: str, papers: tuple[str, ...], autho
     for path in made:
         out.print(f"wrote {path.relative_to(project)}")
     out.print(f"next: write notes/{slug}.md beside `mkdocs serve`, and `papernotes check`")
-
-
-class _Board:
-    """Shows what is running and for how long: a live bar on a terminal, a line an event elsewhere."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
-        )
-        self.progress = Progress(*columns, console=err, transient=True)
-        self.rows: dict[str, TaskID] = {}
-        self.done = self.total = 0
-
-    def __enter__(self) -> _Board:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self.progress.stop()
-
-    def watch(self, kind: str, event: Mapping[str, Any]) -> None:
-        if kind == "queued":
-            self.total = len(event["slugs"])
-            self.rows[""] = self.progress.add_task("snippets", total=self.total, count=f"0/{self.total}")
-        elif kind == "started":
-            self.rows[event["slug"]] = self.progress.add_task(f"  {event['slug']}", total=None, count="")
-            if not err.is_terminal:
-                err.print(f"running {event['slug']}")
-        elif kind == "finished":
-            self.done += 1
-            self.progress.update(self.rows[""], completed=self.done, count=f"{self.done}/{self.total}")
-            if row := self.rows.pop(event["slug"], None):
-                self.progress.remove_task(row)
-            mark = ("✓ ", "green") if event["outcome"] == "succeeded" else ("✗ ", "red")
-            err.print(Text.assemble(mark, f"{event['slug']} {event['outcome']} in {event['seconds']:.1f} s"))
 
 
 def _summarise(runs: Runs, slugs: tuple[str, ...], seconds: float) -> None:

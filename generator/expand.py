@@ -147,7 +147,7 @@ class _Reader:
         ]
         entries = dict.fromkeys(row["function"] for row in kernel["compiled"])
         code = "\n\n\n".join(filter(None, (definition(snippet.folder / "kernel.py", entry) for entry in entries)))
-        link = markup.address(f"{self.note.slug}.md", f"files/{slug}/kernel.py", self.site.directory_urls)
+        link = self.site.link(f"{self.note.slug}.md", f"files/{slug}/kernel.py")
         code = Markup(markup.highlighted(code)) if code else ""
         return self._html(partial("kernel", name=name, kernel=kernel, found=found, code=code, link=link, slug=slug))
 
@@ -176,7 +176,7 @@ class _Reader:
         note = self.site.library.by_slug.get(of)
         if note is None or note is self.note:
             return None
-        address = markup.address(f"{self.note.slug}.md", f"{of}.md", self.site.directory_urls)
+        address = self.site.link(f"{self.note.slug}.md", f"{of}.md")
         return {"title": note.front.title, "href": address}
 
     def _named(self, kind: str, name: str, known: Any) -> Any:

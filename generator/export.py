@@ -1,17 +1,26 @@
-"""A built site comes in; the same pages as plain Markdown with their files go out into a folder."""
+"""A built site comes in; the same pages as plain Markdown with their files go out, and what another engine needs to build them."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 from generator.build import Built
+from generator.schema import Page
+from generator.site import SCRIPTS, STYLES
+
+OVERRIDES = "overrides"
+MAIN = """{% extends "base.html" %}
+{% block extrahead %}{% if page and page.meta and page.meta.head %}{{ page.meta.head }}{% endif %}{% endblock %}
+"""
 
 
 def export(built: Built, folder: Path) -> int:
     """Write every page and file of the site into a folder and return how many were written."""
     for page in built.pages:
-        _place(folder, page.path).write_text(page.markdown, encoding="utf-8")
+        _place(folder, page.path).write_text(_with_head(page), encoding="utf-8")
     for asset in built.assets:
         target = _place(folder, asset.path)
         if asset.source:
@@ -19,6 +28,39 @@ def export(built: Built, folder: Path) -> int:
         else:
             target.write_text(asset.text, encoding="utf-8")
     return len(built.pages) + len(built.assets)
+
+
+def write_config(path: Path, folder: Path, project: Path) -> None:
+    """Write a configuration by which Zensical, which reads mkdocs.yml but runs no plugin, builds the exported pages.
+
+    It goes by the project's own mkdocs.yml. What a page says in its head stands in its front matter, and a template
+    beside the configuration puts it there.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    scripts = [script for script in SCRIPTS if not script.endswith("/search.js")]  # the engine has its own search
+    said = {
+        "INHERIT": os.path.relpath(project / "mkdocs.yml", path.parent),
+        "docs_dir": os.path.relpath(folder, path.parent),
+        "site_dir": "site",
+        "plugins": [],
+        "theme": {"custom_dir": OVERRIDES},
+        "extra_css": [STYLES],
+        "extra_javascript": scripts,
+    }
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in said.items())
+    _place(path.parent, path.name).write_text("".join(lines), encoding="utf-8")
+    _place(path.parent / OVERRIDES, "main.html").write_text(MAIN, encoding="utf-8")
+
+
+def _with_head(page: Page) -> str:
+    if not page.head:
+        return page.markdown
+    head = f"head: {json.dumps(page.head, ensure_ascii=False)}\n"
+    return (
+        page.markdown.replace("---\n", f"---\n{head}", 1)
+        if page.markdown.startswith("---\n")
+        else f"---\n{head}---\n\n{page.markdown}"
+    )
 
 
 def _place(folder: Path, path: str) -> Path:

@@ -53,6 +53,12 @@ def address(source: str, target: str, directory_urls: bool = True) -> str:
     return found + (f"#{anchor}" if anchor else "")
 
 
+def beside(source: str, target: str) -> str:
+    """Return the relative path of one source file of the site as seen from another."""
+    target, _, anchor = target.partition("#")
+    return posixpath.relpath(target, posixpath.dirname(source) or ".") + (f"#{anchor}" if anchor else "")
+
+
 def served(page: str, directory_urls: bool = True) -> str:
     """Return where a page is served: 'elu.md' at 'elu/', 'index.md' at ''."""
     stem = page.removesuffix(".md")

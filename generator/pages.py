@@ -33,7 +33,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
         problems += [*body.problems, *claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
     made += [_broken(slug, found) for slug, found in site.library.broken.items()]
     home, found = _home(site)
-    made += [home, *tables.notes(site), tables.claims(site), tables.kernels(site), tables.methods(site)]
+    made += [home, *tables.notes(site), *tables.claims(site), *tables.kernels(site), *tables.methods(site)]
     made += [tables.data(site)]
     made += [*archives.papers(site), *archives.tags(site), *archives.authors(site), archives.venues(site)]
     made += [archives.timeline(site), _graph(site, around)]
@@ -85,8 +85,9 @@ def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:
         return cards("index.md", site.newest[:NEWEST], site)
 
     def counts() -> str:
-        kernels = sum(len(result.kernels) for result in site.results.values())
-        return partial("counts", notes=len(site.library.notes), kernels=kernels, counts=site.counts)
+        number = sum(len(result.kernels) for result in site.results.values())
+        kernels = tables.kernel_counts(site)
+        return partial("counts", notes=len(site.library.notes), counts=site.counts, number=number, kernels=kernels)
 
     text, problems = render_home(file, site, {"cards": newest, "counts": counts})
     if not text.startswith("---"):
@@ -97,7 +98,7 @@ def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:
 def _graph(site: Site, around: Mapping[str, Surroundings]) -> Page:
     found = graph.links(site.newest, {slug: [one.slug for one in near.mentions] for slug, near in around.items()})
     plot = graph.graph(site.newest, found)
-    hrefs = {note.slug: markup.address("graph.md", f"{note.slug}.md", site.directory_urls) for note in site.newest}
+    hrefs = {note.slug: site.link("graph.md", f"{note.slug}.md") for note in site.newest}
     drawn = Markup(partial("graph", plot=plot, hrefs=hrefs))
     return page("graph.md", "graph.md", site, graph=drawn, left_out=plot.left_out)
 

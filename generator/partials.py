@@ -48,6 +48,6 @@ def page(path: str, template: str, site: Site, **values: Any) -> Page:
     """Return a page of the site from its template, which can write addresses with `link`."""
 
     def link(target: str) -> str:
-        return markup.address(path, target, site.directory_urls)
+        return site.link(path, target)
 
     return Page(path=path, markdown=templates().get_template(template).render(link=link, **values))

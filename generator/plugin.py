@@ -17,12 +17,9 @@ from generator import __version__, search
 from generator.build import Built, build
 from generator.run import Limits
 from generator.schema import About
+from generator.site import SCRIPTS, STYLES
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
-STYLES = "assets/papernotes/papernotes.css"
-SCRIPTS = tuple(
-    f"assets/papernotes/{name}" for name in ("sortable/sortable.min.js", "filter.js", "preview.js", "search.js")
-)
 
 
 class PapernotesConfig(Config):

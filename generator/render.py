@@ -42,7 +42,7 @@ def render(note: Note, body: Body, around: Surroundings, site: Site) -> Page:
             share=_share(note, site),
             discussion=_discussion(note, site),
             references=_references(papers, body, site),
-            link=lambda target: markup.address(f"{note.slug}.md", target, site.directory_urls),
+            link=lambda target: site.link(f"{note.slug}.md", target),
             bibtex=Markup("".join(markup.fence(paper.bibtex, "bibtex") for paper in papers)),
         )
     )
@@ -53,7 +53,7 @@ def _near(note: Note, around: Surroundings, site: Site) -> Near | None:
     mentions = [*around.mentions, *(one.note for one in around.backlinks)]
     beside = [*(other for _, other in around.relations), *mentions]
     here = f"{note.slug}.md"
-    hrefs = {one.slug: markup.address(here, f"{one.slug}.md", site.directory_urls) for one in beside}
+    hrefs = {one.slug: site.link(here, f"{one.slug}.md") for one in beside}
     return near(around.relations, mentions, hrefs)
 
 

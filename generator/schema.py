@@ -265,6 +265,8 @@ class About(Record):
     url: str = ""
     """Where the site will stand, with a slash at its end; empty while nobody knows."""
     directory_urls: bool = True
+    source_links: bool = False
+    """Whether links name the files that pages are made from, for an engine that turns them into addresses itself."""
     discussion: str = ""
     """Address of a note's discussion, with {slug} and {title} in it; empty where there is none."""
 

@@ -10,6 +10,12 @@ from pathlib import Path
 from generator import claims, markup
 from generator.schema import About, Failure, Judgement, Library, Note, Paper, Result
 
+STYLES = "assets/papernotes/papernotes.css"
+SCRIPTS = tuple(
+    f"assets/papernotes/{name}" for name in ("sortable/sortable.min.js", "filter.js", "preview.js", "search.js")
+)
+"""What every page loads, from the root of the site."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -24,6 +30,12 @@ class Site:
     def directory_urls(self) -> bool:
         """Return whether a page is served as a folder, 'elu/', and not as 'elu.html'."""
         return self.about.directory_urls
+
+    def link(self, source: str, target: str) -> str:
+        """Return the link from a page to a page or file, as the engine that builds the site wants it."""
+        if self.about.source_links:
+            return markup.beside(source, target)
+        return markup.address(source, target, self.directory_urls)
 
     def papers(self, note: Note) -> list[Paper]:
         """Return the note's papers that the bibliography knows, in the note's order."""

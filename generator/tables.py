@@ -8,22 +8,29 @@ from typing import Any
 
 from markupsafe import Markup
 
-from generator import api, markup, roofline, speed
+from generator import api, roofline, speed
 from generator.partials import page, partial
 from generator.schema import Note, Page
 from generator.site import Site, count_verdicts
 
 ROWS = 1000
-"""Rows of a table of notes; the rest follow on further pages."""
+"""Rows of a table on one page; the rest follow on further pages, which a reader's first filter brings together."""
+STATES = ("measured", "older than the kernel", "not yet measured")
+"""How a kernel stands on a GPU."""
 
 
 def notes(site: Site) -> list[Page]:
-    """Return every note in one table to sort and filter; a further page for each thousand."""
+    """Return every note in one table to sort and filter."""
     rows = [_row(note, site) for note in site.newest]
+    return _paged("notes", rows, site, facets=_facets(rows))
+
+
+def _paged(name: str, rows: list[Any], site: Site, **values: Any) -> list[Page]:
+    """Return a table's pages: 'name.md', and from the second on 'name/2.md'."""
     parts = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)] or [[]]
-    paths = ["notes.md", *(f"notes/{n}.md" for n in range(2, len(parts) + 1))]
+    paths = [f"{name}.md", *(f"{name}/{n}.md" for n in range(2, len(parts) + 1))]
     return [
-        page(path, "notes.md", site, rows=part, number=n, paths=paths, facets=_facets(part), total=len(rows))
+        page(path, f"{name}.md", site, rows=part, number=n, paths=paths, **values)
         for n, (path, part) in enumerate(zip(paths, parts, strict=True), start=1)
     ]
 
@@ -51,10 +58,21 @@ def _row(note: Note, site: Site) -> dict[str, Any]:
 
 def _gpu(states: list[str]) -> str:
     """Return one word on a note's kernels: measured where any is, else older, else not yet."""
-    for begins, said in (("measured", "measured"), ("older", "older than the kernel"), ("not", "not yet measured")):
-        if any(state.startswith(begins) for state in states):
-            return said
-    return "no kernel"
+    return next((said for said in STATES if any(state.startswith(said) for state in states)), "no kernel")
+
+
+def kernel_counts(site: Site) -> dict[str, int]:
+    """Return how many kernels agree with their twins and how many do not, and how many were measured on a GPU."""
+    found = [
+        (kernel, speed.state(speed.speeds(site.library.snippets[slug], name)))
+        for slug, result in site.results.items()
+        if slug in site.library.snippets
+        for name, kernel in result.kernels.items()
+    ]
+    agree = sum(all(row["holds"] for row in kernel["parity"]) for kernel, _ in found)
+    counts = {"agree with their twins": agree, "disagree": len(found) - agree}
+    counts |= {said: sum(state.startswith(said) for _, state in found) for said in STATES}
+    return {said: n for said, n in counts.items() if n}
 
 
 def _facets(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -66,14 +84,16 @@ def _facets(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def claims(site: Site) -> Page:
-    """Return every claim of every note, with its verdict."""
+def claims(site: Site) -> list[Page]:
+    """Return every claim of every note with its verdict; first those that did not come out, then those that did."""
+    first = ("contradicted", "reproduced", "untested", "reported only")
     rows = [(note, one) for note in site.newest for one in site.judged(note)]
+    rows.sort(key=lambda row: first.index(row[1].verdict))
     counts = count_verdicts(one for _, one in rows)
-    return page("claims.md", "claims.md", site, rows=rows, counts=counts, facets={"verdict": list(counts)})
+    return _paged("claims", rows, site, counts=counts, facets={"verdict": list(counts)})
 
 
-def methods(site: Site) -> Page:
+def methods(site: Site) -> list[Page]:
     """Return every public function of every method, with the line that says what it computes."""
     rows: list[dict[str, Any]] = []
     for note in site.newest:
@@ -86,7 +106,7 @@ def methods(site: Site) -> Page:
             for name, (signature, says) in _functions(snippet.folder / "method.py").items()
         ]
     rows.sort(key=lambda row: (row["name"].lower(), row["note"].slug))
-    return page("methods.md", "methods.md", site, rows=rows)
+    return _paged("methods", rows, site)
 
 
 def data(site: Site) -> Page:
@@ -135,22 +155,24 @@ def _functions(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def kernels(site: Site) -> Page:
+def kernels(site: Site) -> list[Page]:
     """Return every kernel in one table, and the plots of where each stands under the roof."""
     rows = []
     for slug, result in sorted(site.results.items()):
         if slug not in site.library.by_slug:
             continue
         for name, kernel in result.kernels.items():
-            href = markup.address("kernels.md", f"{slug}.md#kernel-{name}", site.directory_urls)
+            target = f"{slug}.md#kernel-{name}"
+            href = site.link("kernels.md", target)
             found = speed.speeds(site.library.snippets[slug], name)
             shares = [row.copy_share for one in found for row in one.rows if row.copy_share is not None]
             rows.append(
                 {
                     "note": site.library.by_slug[slug],
                     "name": name,
-                    "href": href,
+                    "target": target,
                     "kernel": kernel,
+                    "href": href,
                     "place": speed.declared(name, kernel, href),
                     "worst": max((p["worst_share"] for p in kernel["parity"]), default=0.0, key=float),
                     "agrees": all(p["holds"] for p in kernel["parity"]),
@@ -163,7 +185,7 @@ def kernels(site: Site) -> Page:
                 }
             )
     targets = dict.fromkeys(one["target"] for row in rows for one in row["kernel"]["compiled"])
-    return page("kernels.md", "kernels.md", site, rows=rows, plots=_rooflines(rows), targets=targets)
+    return _paged("kernels", rows, site, plots=_rooflines(rows), targets=targets)
 
 
 def _rooflines(rows: list[dict[str, Any]]) -> list[Markup]:

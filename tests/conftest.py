@@ -78,7 +78,13 @@ class Project:
         self.write(f"tests/snippets/test_{slug}.py", "")
 
 
-TOGETHER = {"test_site": "site", "test_browser": "site", "test_html": "site", "test_notes": "site"}
+TOGETHER = {
+    "test_site": "site",
+    "test_browser": "site",
+    "test_html": "site",
+    "test_engine": "site",
+    "test_notes": "site",
+}
 """Files whose costly fixtures are made once when tests run side by side; a snippet's tests stay together as well."""
 PROVED = ("test_it_compiles", "test_full_blocks", "test_it_computes_no_index")
 

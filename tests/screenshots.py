@@ -8,6 +8,8 @@ from pathlib import Path
 from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served
 from playwright.sync_api import sync_playwright
 
+TALLEST = 12_000
+"""Pixels of a picture at most; a longer page is cut."""
 PAGES = (
     "",
     "notes/",
@@ -40,7 +42,12 @@ def main(site: Path, folder: Path) -> int:
                 for address in PAGES:
                     page.goto(base + address, wait_until="networkidle")
                     name = address.strip("/") or "home"
-                    page.screenshot(path=folder / f"{name}-{scheme}-{width}.png", full_page=True)
+                    # A window as high as the page: a full-page picture of a lower one catches the header on its way out.
+                    height = page.evaluate("document.documentElement.scrollHeight")
+                    page.set_viewport_size({"width": width, "height": min(height, TALLEST)})
+                    page.wait_for_timeout(300)
+                    page.screenshot(path=folder / f"{name}-{scheme}-{width}.png")
+                    page.set_viewport_size({"width": width, "height": 900})
                     taken += 1
                 page.close()
         started.close()

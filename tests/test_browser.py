@@ -1,11 +1,15 @@
 """The real site in a real browser: what a reader sees, finds and loads."""
 
 import gzip
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served
+from conftest import Project
 
 from generator.load import load
 from generator.pages import NEWEST
@@ -252,12 +256,12 @@ def test_the_table_of_notes_filters_and_keeps_the_choice_in_the_address(visit):
     page = visit("notes/")
     rows = page.locator("#rows tbody tr:visible")
     assert rows.count() == len(NOTES)
-    page.get_by_label("Tag").select_option("bioinformatics")
+    page.locator("select[name=tag]").select_option("bioinformatics")
     assert rows.count() == 1
     assert page.locator(".pn-filter output").inner_text() == f"1 of {len(NOTES)}"
     page.reload()
     assert rows.count() == 1
-    page.get_by_label("Tag").select_option("")
+    page.locator("select[name=tag]").select_option("")
     page.get_by_label("Contains").fill("klambauer")
     assert rows.count() == 1
     page.get_by_role("button", name="Year").click()  # sorting keeps what is hidden hidden
@@ -265,6 +269,87 @@ def test_the_table_of_notes_filters_and_keeps_the_choice_in_the_address(visit):
     assert rows.count() == 1
     page.get_by_label("Contains").fill("")
     assert rows.count() == len(NOTES)
+
+
+def test_on_a_phone_a_table_is_a_list_that_can_be_put_in_order(visit):
+    page = visit("notes/", "dark", 390)
+    assert not page.locator("#rows thead").is_visible()
+    years = page.locator("#rows tbody td:nth-child(3)")
+    page.locator(".pn-order select").select_option(label="year")
+    page.wait_for_timeout(50)
+    said = [text for text in years.all_inner_texts() if text]
+    assert said == sorted(said) and len(set(said)) > 3
+
+
+@pytest.fixture(scope="module")
+def paged(tmp_path_factory):
+    """Return a site whose tables have two rows a page."""
+    project = Project(tmp_path_factory.mktemp("paged"))
+    for n in range(5):
+        project.note(f"n{n}", title=f"Note {n}", tags=f"[tag-{n % 2}]")
+    code = "from generator import tables; tables.ROWS = 2; from mkdocs.__main__ import cli; cli(['build', '--quiet'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project.root, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return project.root / "site"
+
+
+def test_a_table_of_several_pages_is_filtered_and_sorted_as_one(browser, paged):
+    with served(paged) as address:
+        for act in ("filter", "sort"):
+            page = browser.new_page()
+            page.goto(f"{address}notes/2/", wait_until="load")
+            rows, pager = page.locator("#rows tbody tr:visible"), page.locator("nav.pn-pages")
+            assert rows.count() == 2 and pager.is_visible()
+            if act == "filter":
+                page.locator("select[name=tag]").select_option("tag-0")
+                page.wait_for_function("document.querySelector('.pn-filter output').textContent == '3 of 5'")
+                assert rows.count() == 3
+            else:
+                page.get_by_role("button", name="Note", exact=True).click()
+                page.wait_for_function("document.querySelectorAll('#rows tbody tr').length == 5")
+                page.wait_for_timeout(50)
+                assert [row.inner_text() for row in page.locator("td.pn-title").all()] == [
+                    f"Note {n}" for n in range(5)
+                ]
+            assert not pager.is_visible()
+            rows.first.locator("a").first.click()
+            page.wait_for_selector(".pn-head")
+            page.close()
+
+
+def test_without_scripts_a_note_is_whole_and_a_table_shows_every_row(browser, base):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{base}self_normalizing/")
+    assert page.locator(".pn-figure svg").first.is_visible() and page.locator("math").first.is_visible()
+    assert page.locator(".pn-claim .pn-verdict").first.is_visible() and page.locator(".pn-near a").first.is_visible()
+    page.goto(f"{base}notes/")
+    assert page.locator("#rows tbody tr").count() == len(NOTES)
+    assert not page.locator("form.pn-filter").is_visible()  # nothing is promised that does not work
+    assert page.locator(".pn-search-open").count() == 0
+    page.locator("#rows td.pn-title a").first.click()
+    assert page.locator(".pn-head").is_visible()
+    page.context.close()
+
+
+def test_the_site_works_from_a_folder_of_another_site(browser, built_site, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/papernotes").symlink_to(built_site, target_is_directory=True)
+    with served(tmp_path) as address:
+        page, faults = browser.new_page(), []
+        page.on("response", lambda response: faults.append(response.url) if response.status >= 400 else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        for name in ("", "notes/", "graph/", "elu/"):
+            page.goto(f"{address}a/papernotes/{name}", wait_until="networkidle")
+        page.keyboard.press("/")
+        assert ask(page, "gumbel")[1][0] == "/a/papernotes/gumbel_softmax/"
+        page.keyboard.press("Escape")
+        page.locator("article a.pn-note").first.hover()
+        page.locator("#pn-preview").wait_for()
+        page.close()
+    assert faults == []
 
 
 def test_claims_filter_by_verdict(visit):

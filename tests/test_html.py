@@ -36,25 +36,34 @@ def test_a_browser_has_nothing_to_mend_in_the_html(built_site, name):
     assert [str(error) for error in read.errors] == []
 
 
-@pytest.fixture(scope="module")
-def every_page(built_site):
-    """Return what every page of the site holds, by its file."""
-    return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(built_site.rglob("*.html"))}
+def read_pages(site):
+    """Return what every page of a site holds, by its file."""
+    return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
 
 
-def test_every_internal_link_and_anchor_resolves(built_site, every_page):
+def broken_links(site, pages):
+    """Return each internal link that leads nowhere, with the page it stands on."""
     broken = []
-    for path, page in every_page.items():
+    for path, page in pages.items():
         for link in page.links:
             target, _, anchor = link.partition("#")
             if re.match(r"[a-z]+:|//", target):
                 continue
-            folder = built_site if path.name == "404.html" else path.parent
+            folder = site if path.name == "404.html" else path.parent
             file = (folder / target.partition("?")[0].lstrip("/")).resolve() if target else path
             file = file / "index.html" if file.is_dir() else file
-            if not file.exists() or (anchor and file in every_page and anchor not in every_page[file].ids):
-                broken.append((path.relative_to(built_site).as_posix(), link))
-    assert broken == []
+            if not file.exists() or (anchor and file in pages and anchor not in pages[file].ids):
+                broken.append((path.relative_to(site).as_posix(), link))
+    return broken
+
+
+@pytest.fixture(scope="module")
+def every_page(built_site):
+    return read_pages(built_site)
+
+
+def test_every_internal_link_and_anchor_resolves(built_site, every_page):
+    assert broken_links(built_site, every_page) == []
 
 
 def test_no_identifier_stands_twice_on_a_page_and_every_file_it_names_is_there(built_site, every_page):

@@ -3,10 +3,11 @@
 import pytest
 
 from generator.archives import authors, papers, timeline, venues
+from generator.build import build
 from generator.load import load
+from generator.schema import Result
 from generator.site import Site
-from generator.tables import ROWS, methods, notes
-from generator.timeplot import WIDTH
+from generator.tables import ROWS, kernel_counts, methods, notes
 from generator.timeplot import timeline as plotted
 
 SECOND = """
@@ -63,7 +64,7 @@ def test_venues_and_years_list_their_notes(site):
     assert "A Conference" in venues(site).markdown
     text = timeline(site).markdown
     assert text.index('id="2021"') < text.index('id="2020"')
-    assert text.count("<circle") == 4  # a note on papers of two years stands at both
+    assert [text.count(f'aria-label="{said}"') for said in ("2020: 3 notes", "2021: 1 note")] == [1, 1]
 
 
 def test_the_table_of_notes_says_of_each_row_what_it_can_be_filtered_by(site):
@@ -90,25 +91,44 @@ def test_a_thousand_notes_fill_a_table_and_the_rest_another(site, monkeypatch):
 
 
 def test_a_method_stands_with_its_arguments_and_what_it_says_of_itself(site):
-    text = methods(site).markdown
+    (page,) = methods(site)
+    text = page.markdown
     assert "<code>double</code>" in text
     assert "(x)</code>" in text
     assert "Return 2x." in text
     assert "files/toy/method.py" in text
 
 
-def test_titles_on_a_timeline_never_overlap_and_stay_inside():
-    many = [(2000 + n % 17, f"A paper with a long title, number {n}", "#") for n in range(60)]
-    plot = plotted(many)
-    assert len(plot.marks) == 60
-    boxes = []
-    for mark in plot.marks:
-        length = 6.6 * len(mark.short)
-        left = mark.x - 8 - length if mark.anchor == "end" else mark.x + 8
-        if mark.short:
-            boxes.append((left, left + length, mark.y))
-            assert left > 0 and left + length < WIDTH
-    for n, (left, right, y) in enumerate(boxes):
-        assert not any(y == other[2] and left < other[1] and other[0] < right for other in boxes[:n])
-    assert plotted([]) is None
-    assert len(plotted([(2020, "One", "#")]).marks) == 1
+def test_a_timeline_has_a_bar_a_year_in_scale_and_names_its_last_year():
+    plot = plotted({1993: 1, 2016: 12, 2018: 3})
+    heights = {bar.year: bar.height for bar in plot.bars}
+    assert heights == {1993: 7.0, 2016: 84.0, 2018: 21.0}
+    assert all(bar.x >= 0 and bar.x + bar.width <= 100 for bar in plot.bars)
+    assert plot.ticks[-1][1] == 2018
+    assert len(plot.ticks) <= 7
+    assert plotted({}) is None
+    assert plotted({2020: 1}).ticks == [(40.0, 2020)]
+
+
+def test_the_table_of_claims_begins_with_those_that_did_not_come_out(toy):
+    toy.note(
+        more="""
+        claims:
+          - {says: reported, reported: true}
+          - {says: two is two, metric: two, expect: {near: 2, within: 0.1}}
+          - {says: two is three, metric: two, expect: {near: 3, within: 0.1}, verdict: contradicted, because: it is two}
+        """
+    )
+    built = build(toy.root)
+    (text,) = [page.markdown for page in built.pages if page.path == "claims.md"]
+    assert text.index("two is three") < text.index("two is two") < text.index("reported</td>")
+
+
+def test_the_home_page_counts_kernels_by_state(toy):
+    kernel = {"parity": [{"holds": True}], "compiled": []}
+    wrong = {"parity": [{"holds": False}], "compiled": []}
+    library = load(toy.root)
+    result = Result.model_construct(data={"kernels": {"right": kernel, "wrong": wrong}})
+    assert kernel_counts(Site(library, {"toy": result})) == {
+        "agree with their twins": 1, "disagree": 1, "not yet measured": 2,
+    }  # fmt: skip

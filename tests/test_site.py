@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from test_html import broken_links, read_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,6 +48,17 @@ def test_a_project_becomes_a_site_and_a_second_build_runs_nothing(toy):
     again = mkdocs(toy, "build", "--strict")
     assert again.returncode == 0
     assert "running" not in again.stderr
+
+
+def test_a_site_of_plain_files_is_read_without_a_server(toy):
+    config = toy.root / "mkdocs.yml"
+    config.write_text(f"{config.read_text()}\nuse_directory_urls: false\n")
+    assert mkdocs(toy, "build", "--strict").returncode == 0
+    site = toy.root / "site"
+    assert (site / "toy.html").exists()
+    pages = read_pages(site)
+    assert broken_links(site, pages) == []
+    assert not [link for page in pages.values() for link in page.links if link.endswith("/")]
 
 
 def test_no_page_names_another_host_to_load_from(toy):
