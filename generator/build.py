@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator.check import check
+from generator.execute import Limits
 from generator.load import load
 from generator.pages import assets, pages
-from generator.run import Limits, Runs, Watcher, run, store_of, stored
+from generator.run import Runs, Watcher, run, store_of, stored
 from generator.schema import About, Asset, Library, Page, Problem
 from generator.site import Site
 

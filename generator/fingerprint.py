@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import platform
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from generator.lab.meaning import digest, meaning, parse
+from generator.lab.meaning import digest
 from generator.schema import Snippet
+from generator.sources import HOME, Source, Sources, digest_of
 
-HOME = Path(__file__).resolve().parent.parent
 ENGINE = ("generator/lab/nursery.py", "generator/lab/compile.py")
 """What runs every snippet and proves its kernels: a result depends on it as on the snippet's own imports."""
 PACKAGES = ("torch", "triton", "numpy", "matplotlib", "scikit-learn", "scipy")
@@ -21,21 +21,68 @@ Parts = dict[str, str]
 """What a result depends on: a name such as 'snippets/elu/method.py: elu' or 'torch', and its digest or version."""
 
 
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything the result of a snippet depends on."""
+
+    files: Mapping[str, Source]
+    """What each file says, by its path inside the project."""
+    rest: Parts
+    """Declared data, versions, the kind of device."""
+
+    @cached_property
+    def key(self) -> str:
+        """Return the key under which the result is stored."""
+        return _key({name: source.digest for name, source in self.files.items()} | self.rest)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Return the same definition by definition, for saying what changed."""
+        found = {
+            f"{name}: {definition}": value
+            for name, source in sorted(self.files.items())
+            for definition, value in source.parts.items()
+        }
+        return found | self.rest
+
+
+class Fingerprints:
+    """Takes the fingerprints of a project's snippets; what they share is looked at once."""
+
+    def __init__(self, root: Path, remembered: Mapping | None = None) -> None:
+        self.sources = Sources(root, remembered)
+        engine = self.sources.reached(str(HOME / file) for file in ENGINE)
+        self._known = frozenset(engine)
+        self._engine = {self.sources.name(path): source for path, source in engine.items()}
+
+    def of(self, snippet: Snippet) -> Fingerprint:
+        """Return everything the result of a snippet depends on."""
+        found = self.sources.reached([str(snippet.folder / "experiment.py")], self._known)
+        files = self._engine | {self.sources.name(path): source for path, source in found.items()}
+        data = {path for source in found.values() for path in source.data}
+        return Fingerprint(files, {self.sources.name(path): self.sources.data(path) for path in data} | versions())
+
+
 def fingerprint(snippet: Snippet, root: Path) -> Parts:
-    """Return everything the result of a snippet depends on, part by part."""
-    parts: Parts = {}
-    for path in sorted(_reached([snippet.folder / "experiment.py", *(HOME / file for file in ENGINE)], root)):
-        name = _name(path, root)
-        for definition, value in _meaning(path, path.stat().st_mtime_ns).items():
-            parts[f"{name}: {definition}"] = value
-        for data in _declared_data(path):
-            parts[_name(data, root)] = digest(data.read_bytes()) if data.is_file() else "missing"
-    return parts | _versions()
+    """Return everything the result of one snippet depends on, part by part."""
+    return Fingerprints(root).of(snippet).parts
 
 
 def key_of(parts: Parts) -> str:
     """Return the key under which a result with these parts is stored."""
-    return digest(json.dumps(parts, sort_keys=True).encode())
+    files: dict[str, Parts] = {}
+    rest = {}
+    for name, value in parts.items():
+        file, _, definition = name.partition(": ")
+        if definition:
+            files.setdefault(file, {})[definition] = value
+        else:
+            rest[name] = value
+    return _key({file: digest_of(found) for file, found in files.items()} | rest)
+
+
+def _key(parts: Parts) -> str:
+    return digest("\n".join(f"{name}\t{value}" for name, value in sorted(parts.items())).encode())
 
 
 def reasons(before: Parts, now: Parts) -> list[str]:
@@ -68,7 +115,8 @@ def device_kind() -> str:
 
 
 @lru_cache(maxsize=1)
-def _versions() -> Parts:
+def versions() -> Parts:
+    """Return the versions that a result depends on, of Python and of packages, and the kind of machine."""
     parts = {"Python": platform.python_version(), "device": device_kind(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
@@ -76,58 +124,3 @@ def _versions() -> Parts:
         except metadata.PackageNotFoundError:
             parts[package] = "absent"
     return parts
-
-
-def _name(path: Path, root: Path) -> str:
-    """Return a file's path inside the project, or inside the generator where that is installed elsewhere."""
-    return path.relative_to(root if path.is_relative_to(root) else HOME).as_posix()
-
-
-def _reached(start: list[Path], root: Path) -> set[Path]:
-    """Return these files and every local file they import, directly or not; cycles are no matter."""
-    reached: set[Path] = set()
-    waiting = list(start)
-    while waiting:
-        path = waiting.pop()
-        if path in reached or not path.is_file():
-            continue
-        reached.add(path)
-        waiting += _imports(path, path.stat().st_mtime_ns, root)
-    return reached
-
-
-@lru_cache(maxsize=4096)
-def _imports(path: Path, changed: int, root: Path) -> list[Path]:
-    here = Path(_name(path, root)).with_suffix("").parts
-    modules: list[tuple[str, ...]] = []
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            modules += [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = here[: len(here) - node.level] if node.level else ()
-            base = (*above, *(node.module.split(".") if node.module else ()))
-            modules += [base, *((*base, alias.name) for alias in node.names)]
-    found = []
-    for module in modules:
-        folder = {"snippets": root, "generator": HOME}.get(module[0]) if module else None
-        if folder:
-            for end in range(1, len(module) + 1):
-                stem = folder.joinpath(*module[:end])
-                found += [stem.with_suffix(".py"), stem / "__init__.py"]
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _meaning(path: Path, changed: int) -> Parts:
-    return meaning(path)
-
-
-def _declared_data(path: Path) -> list[Path]:
-    """Return the files that a module names in `DATA = ["file", …]`, beside itself."""
-    for node in parse(path).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "DATA" for t in node.targets):
-            try:
-                return [path.parent / name for name in ast.literal_eval(node.value)]
-            except (ValueError, TypeError):
-                return []
-    return []

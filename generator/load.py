@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from generator.bibliography import load_papers
+from generator.find import find_snippets
 from generator.schema import (
     SLUG,
     About,
@@ -21,7 +22,6 @@ from generator.schema import (
     Note,
     Problem,
     RelationKind,
-    Snippet,
     dotted,
 )
 from generator.spelling import nearest
@@ -55,7 +55,7 @@ def load(root: Path) -> Library:
         else:
             problems.extend(found)
             broken[path.stem] = tuple(found)
-    snippets = load_snippets(root)
+    snippets = find_snippets(root)
     return Library(
         root=root, notes=tuple(notes), papers=papers, snippets=snippets, problems=tuple(problems), broken=broken
     )
@@ -89,16 +89,6 @@ def _options(plugins: Any) -> dict[str, Any]:
         if isinstance(one, dict) and isinstance(one.get("papernotes"), dict):
             return one["papernotes"]
     return {}
-
-
-def load_snippets(root: Path) -> dict[str, Snippet]:
-    """Return every folder of snippets/ that holds Python files."""
-    found = {}
-    for folder in sorted(root.glob("snippets/*/")):
-        files = tuple(sorted(path.name for path in folder.glob("*.py")))
-        if files and not folder.name.startswith((".", "_")):
-            found[folder.name] = Snippet.model_construct(slug=folder.name, folder=folder, files=files)
-    return found
 
 
 def _load_note(path: Path, root: Path) -> Note | list[Problem]:

@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 from generator import __version__, search
 from generator.build import Built, build
-from generator.run import Limits
+from generator.execute import Limits
 from generator.schema import About
 from generator.site import SCRIPTS, STYLES
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from generator.fingerprint import Parts, device_kind, fingerprint, key_of, reasons
+from generator.execute import Event, Limits, execute, finished
+from generator.fingerprint import Fingerprint, Fingerprints, reasons
 from generator.lab.nursery import KERNELS
 from generator.schema import Failure, Library, Result, Snippet
 from generator.store import Store
@@ -21,16 +19,12 @@ from generator.store import Store
 State = Literal["fresh", "stale", "failed", "never run"]
 WARM = {"/kernel.py": KERNELS, "lab/data.py": "sklearn.datasets"}
 """How the path ends of a file that imports something slow, and what that is."""
+UNKNOWN = 60.0
+"""Seconds that a snippet is taken to need which never ran."""
+STORED = 2 * 2**30
+"""Bytes of results kept; beyond it, those go that nothing refers to, oldest first."""
 Watcher = Callable[[str, Mapping[str, Any]], None]
 """Called with 'queued', 'started' or 'finished' and the event, as it happens."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one snippet may use: seconds of wall clock, and bytes beyond the warm parent's."""
-
-    timeout: float = 300.0
-    memory: int = 4 * 2**30
 
 
 @dataclass
@@ -40,15 +34,27 @@ class Runs:
     results: dict[str, Result] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     executed: list[str] = field(default_factory=list)
+    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Snippets without a fresh result that were not run, and why they are stale."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One line of `papernotes status`."""
+    """How one snippet stands: a line of `papernotes status`."""
 
     slug: str
     state: State
     why: tuple[str, ...] = ()
+    fingerprint: Fingerprint | None = None
+    result: Result | None = None
+    failure: Failure | None = None
+    seconds: float = UNKNOWN
+    """What its last run took."""
+
+    @property
+    def key(self) -> str:
+        assert self.fingerprint
+        return self.fingerprint.key
 
 
 def store_of(root: Path) -> Store:
@@ -56,35 +62,46 @@ def store_of(root: Path) -> Store:
     return Store(root / ".papernotes")
 
 
-def status(library: Library, store: Store) -> list[Standing]:
-    """Say of every snippet whether its result is fresh, and if not, why."""
-    return [_standing(snippet, library.root, store) for snippet in _runnable(library, None)]
+def status(library: Library, store: Store, slugs: Iterable[str] | None = None) -> list[Standing]:
+    """Say of every snippet (or of those named) whether its result is fresh, and if not, why."""
+    taken = Fingerprints(library.root, store.recall_sources())
+    found = [_standing(snippet, taken.of(snippet), store) for snippet in _runnable(library, slugs)]
+    if memory := taken.sources.memory():
+        with contextlib.suppress(OSError):
+            store.remember_sources(memory)
+    return found
 
 
-def _standing(snippet: Snippet, root: Path, store: Store) -> Standing:
-    parts = fingerprint(snippet, root)
-    key = key_of(parts)
-    if store.get(snippet.slug, key):
-        return Standing(snippet.slug, "fresh")
-    if failure := store.last_failure(snippet.slug, key):
-        return Standing(snippet.slug, "failed", (f"{failure.outcome}: {failure.error.splitlines()[0]}",))
-    before = store.recall(snippet.slug)
+def _standing(snippet: Snippet, now: Fingerprint, store: Store) -> Standing:
+    slug, key = snippet.slug, now.key
+    if result := store.get(slug, key):
+        return Standing(slug, "fresh", (), now, result)
+    before = store.recall(slug)
     if not before:
-        return Standing(snippet.slug, "never run")
-    changed = reasons(before["parts"], parts)
-    return Standing(snippet.slug, "stale", tuple(changed) or ("its stored result is missing or damaged",))
+        return Standing(slug, "never run", (), now)
+    seconds = float(before.get("seconds", UNKNOWN))
+    if failure := store.last_failure(slug, key):
+        why = f"{failure.outcome}: {(failure.error.splitlines() or [''])[0]}"
+        return Standing(slug, "failed", (why,), now, failure=failure, seconds=seconds)
+    lost = "its stored result is damaged" if store.has(key) else "its stored result is missing"
+    return Standing(slug, "stale", tuple(reasons(before["parts"], now.parts)) or (lost,), now, seconds=seconds)
 
 
 def stored(library: Library, store: Store) -> Runs:
     """Return what is stored and fresh, and execute nothing."""
     runs = Runs()
-    for snippet in _runnable(library, None):
-        key = key_of(fingerprint(snippet, library.root))
-        if result := store.get(snippet.slug, key):
-            runs.results[snippet.slug] = result
-        elif failure := store.last_failure(snippet.slug, key):
-            runs.failures[snippet.slug] = failure
+    for one in status(library, store):
+        _sort_in(one, runs)
     return runs
+
+
+def _sort_in(one: Standing, runs: Runs) -> None:
+    if one.result:
+        runs.results[one.slug] = one.result
+    elif one.failure:
+        runs.failures[one.slug] = one.failure
+    else:
+        runs.missing[one.slug] = one.why
 
 
 def run(
@@ -95,7 +112,7 @@ def run(
     jobs: int | None = None,
     force: bool = False,
     retry: bool = True,
-    limits: Limits = Limits(),
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
 ) -> Runs:
     """Bring the named snippets (default: all) up to date and return how all of them stand.
@@ -105,23 +122,19 @@ def run(
     """
     runs = Runs()
     wanted = {snippet.slug for snippet in _runnable(library, slugs)}
-    stale: list[tuple[Snippet, Parts, str]] = []
-    for snippet in _runnable(library, None):
-        parts = fingerprint(snippet, library.root)
-        key = key_of(parts)
-        result = store.get(snippet.slug, key)
-        failure = None if result else store.last_failure(snippet.slug, key)
-        if snippet.slug in wanted and (force or not (result or (failure and not retry))):
-            stale.append((snippet, parts, key))
-        elif result:
-            runs.results[snippet.slug] = result
-        elif failure:
-            runs.failures[snippet.slug] = failure
+    stale: list[Standing] = []
+    everyone = status(library, store)
+    for one in everyone:
+        if one.slug in wanted and (force or not (one.result or (one.failure and not retry))):
+            stale.append(one)
+        else:
+            _sort_in(one, runs)
     if stale:
+        watch("queued", {"slugs": [one.slug for one in stale], "why": {one.slug: one.why for one in stale}})
         # Longest first, so that no long one starts last.
-        watch("queued", {"slugs": [snippet.slug for snippet, _, _ in stale]})
-        stale.sort(key=lambda one: -float((store.recall(one[0].slug) or {}).get("seconds", 60.0)))
+        stale.sort(key=lambda one: -one.seconds)
         _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch, force)
+        store.clean({one.key for one in everyone}, set(library.snippets), most=STORED)
     return runs
 
 
@@ -131,7 +144,7 @@ def _runnable(library: Library, slugs: Iterable[str] | None) -> list[Snippet]:
 
 
 def _execute(
-    stale: list[tuple[Snippet, Parts, str]],
+    stale: list[Standing],
     runs: Runs,
     root: Path,
     store: Store,
@@ -140,109 +153,48 @@ def _execute(
     watch: Watcher,
     force: bool,
 ) -> None:
-    orders = {snippet.slug: (parts, key) for snippet, parts, key in stale}
+    orders = {one.slug: one for one in stale}
     with ExitStack() as stack:
-        folders = {slug: stack.enter_context(store.scratch()) for slug in orders}
-        nursery = stack.enter_context(
-            _nursery(root, min(jobs, len(orders)), _warmth(parts for parts, _ in orders.values()))
-        )
-        for slug, folder in folders.items():
-            order = {"slug": slug, "folder": str(folder), "timeout": limits.timeout, "memory": limits.memory}
-            _tell(nursery, order)
-        waiting = set(orders)
-        for event in _events(nursery, waiting):
-            if event["event"] == "finished":
-                slug = event["slug"]
-                waiting.discard(slug)
-                runs.executed.append(slug)
-                _settle(event, folders[slug], *orders[slug], runs, store, force)
-            watch(event["event"], event)
+        try:
+            scratch = stack.enter_context(store.scratch())
+            folders = {one.slug: scratch / one.slug for one in stale}
+            for folder in folders.values():
+                folder.mkdir()
+        except OSError as error:
+            for one in stale:
+                event = finished(one.slug, "could not start", f"no room in {store.folder}: {error.strerror}")
+                _settle(event, Path(), one, runs, store, force)
+                watch("finished", event)
+            return
+        with contextlib.closing(execute(folders, root, jobs=jobs, limits=limits, warm=_warmth(stale))) as events:
+            for event in events:
+                if event["event"] == "finished":
+                    slug = event["slug"]
+                    runs.executed.append(slug)
+                    _settle(event, folders[slug], orders[slug], runs, store, force)
+                watch(event["event"], event)
 
 
-def _settle(
-    event: Mapping[str, Any], folder: Path, parts: Parts, key: str, runs: Runs, store: Store, force: bool
-) -> None:
+def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Store, force: bool) -> None:
+    assert order.fingerprint
     slug, seconds = event["slug"], float(event["seconds"])
     if event["outcome"] == "succeeded":
         try:
             # Only a forced run replaces a sound result: another build may be reading it.
-            runs.results[slug] = store.put(slug, key, folder, replace=force)
-            store.remember(slug, parts, key, seconds)
+            about = {"seconds": round(seconds, 3), "peak_memory": event["peak_memory"]}
+            runs.results[slug] = store.put(slug, order.key, folder, about, replace=force)
+            store.remember(slug, order.fingerprint.parts, order.key, seconds)
             return
         except OSError as error:
             event = {**event, "outcome": "could not start", "error": f"its result could not be stored: {error}"}
-    failure = Failure(slug=slug, outcome=event["outcome"], error=event["error"], tail=event["tail"], seconds=seconds)
+    kept = {name: event[name] for name in ("outcome", "error", "tail", "peak_memory")}
+    failure = Failure(slug=slug, seconds=seconds, **kept)
     runs.failures[slug] = failure
     with contextlib.suppress(OSError):
-        store.remember(slug, parts, key, seconds, failure)
+        store.remember(slug, order.fingerprint.parts, order.key, seconds, failure)
 
 
-def _warmth(stale: Iterable[Parts]) -> list[str]:
+def _warmth(stale: Iterable[Standing]) -> list[str]:
     """Return the slow imports that the snippets to be run will make, for their common parent to make once."""
-    files = {name.partition(": ")[0] for parts in stale for name in parts}
+    files = {file for one in stale if one.fingerprint for file in one.fingerprint.files}
     return [module for ending, module in WARM.items() if any(file.endswith(ending) for file in files)]
-
-
-@contextlib.contextmanager
-def _nursery(root: Path, jobs: int, warm: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the warm parent in a session of its own, and end it with all its children."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PYTHONHASHSEED": "0",
-        "MPLBACKEND": "Agg",
-        "PYTHONDONTWRITEBYTECODE": "1",  # a served project is watched: no run may write into it
-    }
-    if device_kind() == "cpu":
-        environment["TRITON_INTERPRET"] = "1"  # must be set before triton is imported
-    here = Path(__file__).resolve().parent.parent
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "generator.lab.nursery", str(root), str(jobs), *warm],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=root,
-        env=environment,
-        start_new_session=True,
-    )
-    assert process.stdin and process.stdout
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(OSError):
-            process.stdin.close()  # its sign to end
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-
-
-def _tell(nursery: subprocess.Popen[bytes], order: Mapping[str, Any]) -> None:
-    assert nursery.stdin
-    with contextlib.suppress(BrokenPipeError):  # it died: its silence is reported below
-        nursery.stdin.write(json.dumps(order).encode() + b"\n")
-        nursery.stdin.flush()
-
-
-def _events(nursery: subprocess.Popen[bytes], waiting: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield what the warm parent says until nothing is awaited; if it falls silent, the rest could not start."""
-    assert nursery.stdout
-    while waiting:
-        line = nursery.stdout.readline()
-        if not line:
-            code = nursery.wait()
-            for slug in sorted(waiting):
-                error = f"the process that starts snippets ended with status {code}"
-                yield {
-                    "event": "finished",
-                    "slug": slug,
-                    "outcome": "could not start",
-                    "error": error,
-                    "tail": "",
-                    "seconds": 0.0,
-                }
-            return
-        yield json.loads(line)

@@ -209,10 +209,20 @@ class Failure(Record):
     """A run that ended badly: how, the error, and the last lines it printed."""
 
     slug: str
-    outcome: Literal["raised", "timed out", "out of memory", "killed", "exited", "could not start"]
+    outcome: Literal[
+        "raised",
+        "timed out",
+        "out of memory",
+        "too much output",
+        "too many processes",
+        "killed",
+        "exited",
+        "could not start",
+    ]
     error: str
     tail: str = ""
     seconds: float = 0.0
+    peak_memory: int = 0
 
 
 class Result(Record):

@@ -1,9 +1,12 @@
 """The command line: what it says, and the status it leaves with."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -131,3 +134,54 @@ def test_a_new_note_is_a_draft_that_checks_runs_and_shows_a_figure(project, tmp_
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{project.root}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert tested.returncode == 0, tested.stdout
+
+
+def test_a_run_is_reported_to_other_programs(toy, tmp_path):
+    toy.snippet("bad", "def run(record):\n    print('here \\x1b[0m')\n    raise ValueError('<no> & \\x00')\n")
+    toy.write("snippets/unrun/experiment.py", "def run(record): record.metric('one', 1)\n")
+    papernotes(toy, "run", "toy")
+    reports = ("--junit", str(tmp_path / "out/run.xml"), "--json", str(tmp_path / "run.json"))
+    done = papernotes(toy, "run", "toy", "bad", *reports)
+    assert done.returncode == 1
+    assert "0 ran, 1 reused, 1 failed" in done.stdout
+    said = json.loads((tmp_path / "run.json").read_text())
+    assert {one["slug"]: one["state"] for one in said["snippets"]} == {"toy": "reused", "bad": "failed"}
+    assert said["snippets"][0]["environment"]["torch"].startswith("2.")
+    assert said["snippets"][0]["peak_memory"] > 10**7
+    suite = ElementTree.parse(tmp_path / "out/run.xml").getroot().find("testsuite")
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert suite.find("testcase/failure").get("type") == "raised"
+    assert "ValueError: <no> &" in suite.find("testcase/failure").get("message")
+    stored = papernotes(toy, "run", "--only-stored", *reports)
+    assert "unrun is missing: never run" in stored.stdout
+    assert "0 ran, 1 reused, 1 failed" in stored.stdout and "1 missing" in stored.stdout
+    assert ElementTree.parse(tmp_path / "out/run.xml").getroot().find("testsuite").get("skipped") == "1"
+
+
+def test_results_are_carried_to_another_machine_and_run_nothing_there(toy, tmp_path):
+    papernotes(toy, "run")
+    packed = tmp_path / "out" / "results.tar.gz"
+    assert papernotes(toy, "pack", str(packed)).stdout.startswith("1 result in ")
+    first = packed.read_bytes()
+    papernotes(toy, "pack", str(packed))
+    assert packed.read_bytes() == first
+    shutil.rmtree(toy.root / ".papernotes")
+    assert papernotes(toy, "unpack", str(packed)).stdout.startswith("1 result from ")
+    assert papernotes(toy, "run").stdout.startswith("0 ran, 1 reused")
+
+
+def test_clean_removes_what_nothing_refers_to_and_says_how_much(toy):
+    papernotes(toy, "run")
+    toy.snippet("gone", "def run(record): record.metric('one', 1)\n")
+    papernotes(toy, "run")
+    shutil.rmtree(toy.root / "snippets/gone")
+    store = toy.root / ".papernotes"
+    (store / "v1/results").mkdir(parents=True)
+    (store / "v2/tmp-killed/toy").mkdir(parents=True)
+    done = papernotes(toy, "clean")
+    assert done.stdout.startswith(
+        "4 things removed, 0."
+    )  # its result, what was known of it, another version's store, the scratch
+    assert papernotes(toy, "clean").stdout.startswith("0 things removed")
+    assert papernotes(toy, "run").stdout.startswith("0 ran, 1 reused")
+    assert sorted(path.name for path in (store / "v2").iterdir()) == ["latest", "results", "sources.json"]

@@ -1,5 +1,6 @@
 """The engine: what each kind of bad snippet costs, and that it costs that snippet alone."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,8 +9,9 @@ import time
 
 import pytest
 
+from generator.execute import Limits
 from generator.load import load
-from generator.run import Limits, run, status, store_of, stored
+from generator.run import run, status, store_of, stored
 
 GOOD = "def run(record):\n    record.metric('two', 2)\n"
 # How a snippet can go wrong -> (its experiment, how the engine must call it, what must be said).
@@ -26,10 +28,32 @@ FAULTS = {
     "quits": ("import sys\ndef run(record):\n    sys.exit('enough')\n", "raised", "called sys.exit('enough')"),
     "segfaults": ("import ctypes\ndef run(record):\n    ctypes.string_at(0)\n", "killed", "SIGSEGV"),
     "killed": ("import os, signal\ndef run(record):\n    os.kill(os.getpid(), signal.SIGKILL)\n", "killed", "SIGKILL"),
+    "chatty": (
+        "def run(record):\n    while True:\n        print('x' * 999)\n",
+        "too much output",
+        "more than 4000000 bytes",
+    ),
+    "hoards": ("def run(record):\n    open('x', 'wb').write(bytes(2**24))\n", "raised", "File too large"),
+    "multiplies": (
+        "import os\ndef run(record):\n    while True:\n        os.fork()\n",
+        "too many processes",
+        "more than 32 processes",
+    ),
+    "deadlocks": (
+        "import threading\ndef run(record):\n    lock = threading.Lock()\n    lock.acquire()\n    lock.acquire()\n",
+        "timed out",
+        "did not end within 5 s",
+    ),
+    "parricide": (
+        "import os\ndef run(record):\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n",
+        "killed",
+        "status -9",
+    ),
     "unparsable": ("def run(record)\n", "raised", "SyntaxError"),
     "unimportable": ("import nowhere_to_be_found\ndef run(record): ...\n", "raised", "ModuleNotFoundError"),
     "lost_number": ("def run(record):\n    record.metric('x', float('nan'))\n", "raised", "record a finite number"),
 }
+LIMITS = Limits(timeout=5, memory=2**30, output=4_000_000, files=2**23, processes=32)
 LOUD = "def run(record):\n    print('x' * 1_000_000)\n    print('<script>alert(1)</script>')\n    raise RuntimeError('<b>')\n"
 
 
@@ -44,7 +68,7 @@ def faulty(tmp_path_factory):
     project.snippet("good", GOOD)
     project.snippet("loud", LOUD)
     library = load(project.root)
-    runs = run(library, store_of(project.root), jobs=2, limits=Limits(timeout=5, memory=2**30))
+    runs = run(library, store_of(project.root), jobs=2, limits=LIMITS)
     return project, runs
 
 
@@ -147,6 +171,82 @@ def test_the_children_of_a_snippet_die_with_it(project):
     run(load(project.root), store_of(project.root))
     time.sleep(0.2)
     assert subprocess.run(["pgrep", "-f", "sleep 4242"], capture_output=True).stdout == b""
+
+
+def test_a_process_that_detaches_itself_is_found_and_ended(project):
+    code = """
+import os, subprocess, time
+def run(record):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "4244"])
+        os._exit(0)
+    time.sleep(0.5)
+    record.metric("two", 2)
+"""
+    project.snippet("detaches", code)
+    assert run(load(project.root), store_of(project.root)).results["detaches"]
+    assert subprocess.run(["pgrep", "-f", "sleep 4244"], capture_output=True).stdout == b""
+
+
+def test_a_full_disk_costs_what_did_not_fit_and_nothing_else(project, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs leave to mount a small disk")
+    try:
+        project.snippet("small", GOOD)
+        project.snippet("large", "def run(record):\n    open('x', 'wb').write(bytes(2**22))\n")
+        (project.root / ".papernotes").symlink_to(disk)
+        store = store_of(project.root)
+        first = run(load(project.root), store)
+        assert "No space left on device" in first.failures["large"].error
+        assert first.results["small"]
+        (disk / "filler").write_bytes(bytes(2**20))
+        with contextlib.suppress(OSError), (disk / "more").open("wb") as file:
+            while file.write(b"x" * 4096):
+                file.flush()
+        project.snippet("third", GOOD)
+        second = run(load(project.root), store)
+        assert second.results["small"] and second.executed in ([], ["third"], ["third", "large"], ["large", "third"])
+        assert "No space left on device" in second.failures["third"].error
+        (disk / "more").unlink()
+        assert set(run(load(project.root), store).results) == {"small", "third"}
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_damaged_result_is_run_again_and_that_is_said(project):
+    project.snippet("one", GOOD)
+    store = store_of(project.root)
+    result = run(load(project.root), store).results["one"]
+    (result.folder / "result.json").write_text("{}")
+    (standing,) = status(load(project.root), store)
+    assert (standing.state, standing.why) == ("stale", ("its stored result is damaged",))
+    said = []
+    assert run(load(project.root), store, watch=lambda kind, event: said.append((kind, event))).executed == ["one"]
+    assert said[0][1]["why"] == {"one": ("its stored result is damaged",)}
+
+
+def test_files_that_did_not_change_are_not_read_again_and_those_that_did_are(project, monkeypatch):
+    project.snippet("one", GOOD)
+    project.snippet("two", GOOD)
+    store = store_of(project.root)
+    run(load(project.root), store)
+    for path in project.root.rglob("*.py"):
+        os.utime(path, (1e9, 1e9))  # ctime stays: it is new, and what is new is not remembered
+    monkeypatch.setattr("generator.sources.RACY", -1.0)
+    status(load(project.root), store)
+    read = []
+    from generator import sources
+
+    real = sources.meaning
+    monkeypatch.setattr(sources, "meaning", lambda path: read.append(path.parent.name) or real(path))
+    assert {one.state for one in status(load(project.root), store)} == {"fresh"}
+    assert read == []
+    project.snippet("two", GOOD.replace("2)", "3)"))
+    assert [one.state for one in status(load(project.root), store)] == ["fresh", "stale"]
+    assert set(read) == {"two"}
 
 
 def test_an_interrupt_stops_soon_keeps_results_and_leaves_no_process(project):

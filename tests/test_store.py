@@ -17,7 +17,7 @@ def put(store, value=1):
     with store.scratch() as folder:
         (folder / "result.json").write_text(json.dumps({"slug": "toy", "value": value}))
         (folder / "line.svg").write_text("<svg/>")
-        return store.put("toy", "key", folder)
+        return store.put("toy", "key", folder, {"seconds": 1.0})
 
 
 def test_what_was_put_comes_out(store):
@@ -31,10 +31,11 @@ def test_the_layout_on_disk_is_just_this(store):
     store.remember("toy", {"torch": "2.13"}, "key", 1.0)
     files = {path.relative_to(store.folder.parent).as_posix() for path in store.folder.rglob("*") if path.is_file()}
     assert files == {
-        "v1/results/key/result.json",
-        "v1/results/key/line.svg",
-        "v1/results/key/checksums.json",
-        "v1/latest/toy.json",
+        "v2/results/key/result.json",
+        "v2/results/key/line.svg",
+        "v2/results/key/checksums.json",
+        "v2/results/key/run.json",
+        "v2/latest/toy.json",
     }
 
 
@@ -59,7 +60,7 @@ def test_a_forced_run_replaces_what_was_stored(store):
     put(store, value=1)
     with store.scratch() as folder:
         (folder / "result.json").write_text(json.dumps({"slug": "toy", "value": 2}))
-        assert store.put("toy", "key", folder, replace=True).data["value"] == 2
+        assert store.put("toy", "key", folder, {}, replace=True).data["value"] == 2
     assert list(store.folder.glob("tmp-*")) == []
 
 

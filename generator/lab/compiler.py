@@ -28,16 +28,19 @@ _line: socket.socket | None = None
 """The way to the warm compiler, in the process that started it and in all that are forked from it."""
 
 
-def start(warm: Sequence[str], close: Sequence[int]) -> None:
-    """Fork the warm compiler off this process, which must not have imported Triton; `close` are files not meant for it."""
+def start(warm: Sequence[str], close: Sequence[int]) -> int:
+    """Fork the warm compiler off this process, which must not have imported Triton; `close` are files not meant for it.
+
+    Return its process, 0 where there can be none.
+    """
     global _line
     if not hasattr(socket, "SOCK_SEQPACKET") or "triton" in sys.modules:
-        return
+        return 0
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork():
+    if pid := os.fork():
         theirs.close()
         _line = mine
-        return
+        return pid
     try:
         mine.close()
         for file in close:

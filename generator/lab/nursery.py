@@ -22,12 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from generator.lab.bounds import bound_memory, die_with_parent
+from generator.lab.bounds import adopt_orphans, bound_files, bound_memory, children, die_with_parent, end, family
 
 TAIL = 8 * 1024
 """Bytes of output kept of each snippet: the last ones."""
 OUT_OF_MEMORY = 77
 RAISED = 78
+OVERSTEPPED = {
+    "timed out": "did not end within {timeout:g} s",
+    "too much output": "printed more than {output} bytes",
+    "too many processes": "ran more than {processes} processes at once",
+}
 KERNELS = "torch._dynamo"
 """What registering a Triton kernel with torch imports, at a second's cost."""
 
@@ -42,10 +47,13 @@ class Child:
     started: float
     tail: deque[bytes] = field(default_factory=deque)
     kept: int = 0
-    timed_out: bool = False
+    printed: int = 0
+    ended: str = ""
+    """Which of its bounds it overstepped, and was killed for."""
 
     def keep(self, data: bytes) -> None:
         """Keep the last bytes of the output, and no more."""
+        self.printed += len(data)
         self.tail.append(data)
         self.kept += len(data)
         while self.kept - len(self.tail[0]) > TAIL:
@@ -55,7 +63,8 @@ class Child:
 def main(root: Path, jobs: int, warm: Sequence[str] = ()) -> None:
     """Take orders until standard input closes; run at most `jobs` at a time."""
     sys.path.insert(0, str(root))
-    _warm_up(warm)
+    adopt_orphans()
+    own = _warm_up(warm)
     _say(event="ready")
     waiting: deque[dict[str, Any]] = deque()
     running: dict[int, Child] = {}
@@ -80,20 +89,44 @@ def main(root: Path, jobs: int, warm: Sequence[str] = ()) -> None:
                 elif data:
                     running[ready.fd].keep(data)
             for child in list(running.values()):
-                if not child.timed_out and time.monotonic() - child.started > child.order["timeout"]:
-                    child.timed_out = True
+                if not child.ended and (overstepped := _overstepped(child)):
+                    child.ended = overstepped
                     _kill(child.pid)
                 if status := _ended(child.pid):
                     selector.unregister(child.output)
                     del running[child.output]
                     _finish(child, *status)
+            _end_strays({own, *(child.pid for child in running.values())})
     finally:
         for child in running.values():
             _kill(child.pid)
+        _end_strays({own})
 
 
-def _warm_up(warm: Sequence[str]) -> None:
-    """Import once what the snippets need; nothing here may start a thread, for a fork would lose it."""
+def _overstepped(child: Child) -> str:
+    """Return which bound a snippet has overstepped, or nothing."""
+    order = child.order
+    if time.monotonic() - child.started > order["timeout"]:
+        return "timed out"
+    if child.printed > order["output"]:
+        return "too much output"
+    return "too many processes" if len(family(child.pid)) > order["processes"] else ""
+
+
+def _end_strays(own: set[int]) -> None:
+    """End what a snippet left behind that now is a child of this process, and forget it."""
+    strays = children(os.getpid()) - own
+    end(strays | {pid for stray in strays for pid in family(stray)})
+    for stray in strays:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(stray, os.WNOHANG)
+
+
+def _warm_up(warm: Sequence[str]) -> int:
+    """Import once what the snippets need; nothing here may start a thread, for a fork would lose it.
+
+    Return the process of the compiler, 0 if there is none.
+    """
     import matplotlib
     import numpy as np
     import torch
@@ -104,12 +137,12 @@ def _warm_up(warm: Sequence[str]) -> None:
 
     matplotlib.use("Agg")
     torch.set_num_threads(1)
-    np.zeros(1)
-    if KERNELS in warm:
-        compiler.start(warm, close=(0, _VOICE))
+    np.random.seed(0)  # imports what it needs
+    own = compiler.start(warm, close=(0, _VOICE)) if KERNELS in warm else 0
     for module in (*warm, "triton.language"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    return own
 
 
 def _start(order: dict[str, Any]) -> Child:
@@ -141,6 +174,7 @@ def _become(order: dict[str, Any], output: int) -> None:
         from generator.lab.perform import perform  # imported while warming up: costs nothing here
 
         bound_memory(order["memory"])
+        bound_files(order["files"])
         perform(order["slug"], Path(order["folder"]))
         code = 0
     except MemoryError:
@@ -172,7 +206,7 @@ def _report(error: BaseException, folder: Path) -> None:
 
 def _ended(pid: int) -> tuple[int, float] | None:
     done, status, usage = os.wait4(pid, os.WNOHANG)
-    return (status, usage.ru_maxrss) if done else None
+    return (status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)) if done else None
 
 
 def _finish(child: Child, status: int, peak: float) -> None:
@@ -180,19 +214,20 @@ def _finish(child: Child, status: int, peak: float) -> None:
         while data := os.read(child.output, 65536):
             child.keep(data)
     os.close(child.output)
-    _kill(child.pid)  # whatever it left running
-    outcome, error = _outcome(child, status)
+    _kill_group(child.pid)  # whatever it left running; what left the group too is a stray now
     tail = b"".join(child.tail)[-TAIL:].decode("utf-8", "replace")
+    outcome, error = _outcome(child, status, tail)
     seconds = time.monotonic() - child.started
-    _say(event="finished", slug=child.order["slug"], outcome=outcome, error=error, tail=tail, seconds=seconds)
+    about = {"outcome": outcome, "error": error, "tail": tail, "seconds": seconds, "peak_memory": int(peak)}
+    _say(event="finished", slug=child.order["slug"], **about)
 
 
-def _outcome(child: Child, status: int) -> tuple[str, str]:
+def _outcome(child: Child, status: int, tail: str) -> tuple[str, str]:
     note = Path(child.order["folder"]) / "error.txt"
     line = note.read_text(encoding="utf-8") if note.exists() else ""
     note.unlink(missing_ok=True)
-    if child.timed_out:
-        return "timed out", f"did not end within {child.order['timeout']:g} s"
+    if child.ended:
+        return child.ended, OVERSTEPPED[child.ended].format(**child.order)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         return "killed", f"killed by signal {os.WTERMSIG(status)} ({name})"
@@ -200,16 +235,21 @@ def _outcome(child: Child, status: int) -> tuple[str, str]:
     if code == OUT_OF_MEMORY:
         return "out of memory", line or f"needed more than {child.order['memory'] / 2**30:.1f} GiB"
     if code == RAISED:
-        return "raised", line or "raised an exception"
+        return "raised", line or (tail.strip().splitlines() or ["raised an exception"])[-1]
     if not (Path(child.order["folder"]) / "result.json").exists():
         return "exited", f"left with status {code} before it was done"
     return "succeeded", ""
 
 
 def _kill(pid: int) -> None:
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
+    """End a snippet's process with its group and whatever else it started."""
+    end({pid} | family(pid))
+    _kill_group(pid)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _say(**event: Any) -> None:
@@ -231,3 +271,4 @@ if __name__ == "__main__":
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    os._exit(0)  # nothing is left to tidy up, and a slow good-bye from torch would be waited for

@@ -46,13 +46,15 @@ def perform(slug: str, folder: Path) -> None:
 
 def _prove(slug: str, kernels: Any, scratch: Path) -> dict[str, Any]:
     """Return, for each declared kernel, how it agrees with its twin here, and what the compiler makes of it."""
+    if not kernels:
+        return {}
     from generator.lab.compiler import compiled
     from generator.lab.kernels import describe
     from generator.lab.parity import parity
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = "Triton's interpreter" if device.type == "cpu" else torch.cuda.get_device_name()
-    rows = compiled(slug, scratch) if kernels else []
+    rows = compiled(slug, scratch)
     return {
         kernel.name: {
             **describe(kernel),

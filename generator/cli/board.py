@@ -24,6 +24,7 @@ class Board:
         self.console = console
         self.rows: dict[str, TaskID] = {}
         self.done = self.total = 0
+        self.why: Mapping[str, tuple[str, ...]] = {}
 
     def __enter__(self) -> Board:
         self.progress.start()
@@ -34,12 +35,13 @@ class Board:
 
     def watch(self, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "queued":
-            self.total = len(event["slugs"])
+            self.total, self.why = len(event["slugs"]), event["why"]
             self.rows[""] = self.progress.add_task("snippets", total=self.total, count=f"0/{self.total}")
         elif kind == "started":
             self.rows[event["slug"]] = self.progress.add_task(f"  {event['slug']}", total=None, count="")
             if not self.console.is_terminal:
-                self.console.print(f"running {event['slug']}")
+                why = "; ".join(self.why.get(event["slug"], ())[:2])
+                self.console.print(Text(f"running {event['slug']}" + (f" ({why})" if why else "")))
         elif kind == "finished":
             self.done += 1
             self.progress.update(self.rows[""], completed=self.done, count=f"{self.done}/{self.total}")

@@ -1,0 +1,138 @@
+"""Orders come in; a warm parent forks a bounded process for each, and what happens to them goes out, event by event."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from generator.fingerprint import device_kind
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one snippet may use; each is killed that oversteps one, and said to have."""
+
+    timeout: float = 300.0
+    """Seconds of wall clock."""
+    memory: int = 4 * 2**30
+    """Bytes beyond the warm parent's."""
+    output: int = 64 * 2**20
+    """Bytes printed, though only the last are kept."""
+    files: int = 2**30
+    """Bytes of any one file it writes."""
+    processes: int = 64
+    """Processes that it starts, at once."""
+
+
+def execute(
+    folders: Mapping[str, Path], root: Path, *, jobs: int, limits: Limits, warm: Sequence[str] = ()
+) -> Generator[Event, None, None]:
+    """Run each snippet in its folder, in the order given, and yield when one starts and how it finished.
+
+    A snippet that takes the warm parent down with it costs those that run beside it a second try, alone; who takes it
+    down again is named.
+    """
+    waiting = dict(folders)
+    while waiting:
+        begun: set[str] = set()
+        before, status = len(waiting), None
+        for event in _session(waiting, root, jobs, limits, warm):
+            if event["event"] == "lost":
+                status = event["status"]
+                break
+            if event["event"] == "started":
+                begun.add(event["slug"])
+            else:
+                begun.discard(event["slug"])
+                del waiting[event["slug"]]
+            yield event
+        if status is None:
+            return
+        # It does not even start, or there is only one who can have done it.
+        if (not begun and len(waiting) == before) or before == 1:
+            lost = f"the process that starts snippets ended with status {status}"
+            for slug in list(waiting):
+                yield finished(slug, "killed" if slug in begun else "could not start", lost)
+            return
+        for slug in begun:
+            yield from execute({slug: waiting.pop(slug)}, root, jobs=1, limits=limits, warm=warm)
+
+
+def _session(
+    folders: Mapping[str, Path], root: Path, jobs: int, limits: Limits, warm: Sequence[str]
+) -> Iterator[Event]:
+    """Yield what one warm parent says of its snippets; if it falls silent, that it is lost."""
+    waiting = set(folders)
+    with _nursery(root, min(jobs, len(folders)), warm) as nursery:
+        for slug, folder in folders.items():
+            _tell(nursery, {"slug": slug, "folder": str(folder), **asdict(limits)})
+        assert nursery.stdout
+        while waiting:
+            line = nursery.stdout.readline()
+            if not line:
+                yield {"event": "lost", "status": nursery.wait()}
+                return
+            event = json.loads(line)
+            if event["event"] == "finished":
+                waiting.discard(event["slug"])
+            if event["event"] != "ready":
+                yield event
+
+
+def finished(slug: str, outcome: str, error: str) -> Event:
+    """Return the event of a snippet that never ran to its end."""
+    about = {"outcome": outcome, "error": error, "tail": "", "seconds": 0.0, "peak_memory": 0}
+    return {"event": "finished", "slug": slug, **about}
+
+
+@contextlib.contextmanager
+def _nursery(root: Path, jobs: int, warm: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the warm parent in a session of its own, and end it with all its children."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "MPLBACKEND": "Agg",
+        "PYTHONDONTWRITEBYTECODE": "1",  # a served project is watched: no run may write into it
+    }
+    if device_kind() == "cpu":
+        environment["TRITON_INTERPRET"] = "1"  # must be set before triton is imported
+    here = Path(__file__).resolve().parent.parent
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "generator.lab.nursery", str(root), str(jobs), *warm],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # its sign to end
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _tell(nursery: subprocess.Popen[bytes], order: Mapping[str, Any]) -> None:
+    assert nursery.stdin
+    with contextlib.suppress(BrokenPipeError):  # it died: its silence is reported
+        nursery.stdin.write(json.dumps(order).encode() + b"\n")
+        nursery.stdin.flush()
