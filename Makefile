@@ -41,8 +41,9 @@ check: $(READY) ## Lint, types, and every problem of every note
 new: $(READY) ## Begin a note: make new SLUG=my_paper TITLE="My Paper"
 	@$(BIN)/papernotes new $(SLUG) $(if $(TITLE),--title "$(TITLE)")
 
-bench: $(READY) ## Measure the generator (benchmarks/)
+bench: $(READY) ## Measure the generator, and the run engine against its peers (benchmarks/)
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.engine
 
 screenshots: site ## Pictures of the main pages, light and dark, wide to phone, in build/screenshots/
 	@$(BIN)/python tests/screenshots.py site build/screenshots

@@ -34,20 +34,24 @@ def build(
     root: Path,
     *,
     execute: bool = True,
+    outdated: bool = False,
     retry: bool = True,
     jobs: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
     about: About = About(),  # noqa: B008  (frozen)
 ) -> Built:
-    """Build the site of the project in `root`; without `execute`, from stored results alone."""
+    """Build the site of the project in `root`; without `execute`, from stored results alone.
+
+    With `outdated` the last good result stands in for one that is stale, and its page says so.
+    """
     library = load(root)
     problems = check(library)
     runs = (
         run(library, store_of(root), jobs=jobs, retry=retry, limits=limits, watch=watch)
         if execute
-        else stored(library, store_of(root))
+        else stored(library, store_of(root), outdated=outdated)
     )
-    site = Site(library, runs.results, runs.failures, about)
+    site = Site(library, runs.results, runs.failures, about, {slug: runs.missing[slug] for slug in runs.outdated})
     made, found = pages(site)
     return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (one.file, one.line)))

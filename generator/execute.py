@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,24 @@ class Limits:
 
 
 def execute(
-    folders: Mapping[str, Path], root: Path, *, jobs: int, limits: Limits, warm: Sequence[str] = ()
+    folders: Mapping[str, Path],
+    root: Path,
+    *,
+    jobs: int,
+    limits: Limits,
+    warm: Sequence[str] = (),
+    halted: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
     """Run each snippet in its folder, in the order given, and yield when one starts and how it finished.
 
     A snippet that takes the warm parent down with it costs those that run beside it a second try, alone; who takes it
-    down again is named.
+    down again is named. Once `halted`, all that still run are ended, and nothing more is said of them.
     """
     waiting = dict(folders)
     while waiting:
         begun: set[str] = set()
         before, status = len(waiting), None
-        for event in _session(waiting, root, jobs, limits, warm):
+        for event in _session(waiting, root, jobs, limits, warm, halted):
             if event["event"] == "lost":
                 status = event["status"]
                 break
@@ -64,28 +71,46 @@ def execute(
                 yield finished(slug, "killed" if slug in begun else "could not start", lost)
             return
         for slug in begun:
-            yield from execute({slug: waiting.pop(slug)}, root, jobs=1, limits=limits, warm=warm)
+            alone = {slug: waiting.pop(slug)}
+            yield from execute(alone, root, jobs=1, limits=limits, warm=warm, halted=halted)
 
 
 def _session(
-    folders: Mapping[str, Path], root: Path, jobs: int, limits: Limits, warm: Sequence[str]
+    folders: Mapping[str, Path],
+    root: Path,
+    jobs: int,
+    limits: Limits,
+    warm: Sequence[str],
+    halted: Callable[[], bool],
 ) -> Iterator[Event]:
     """Yield what one warm parent says of its snippets; if it falls silent, that it is lost."""
     waiting = set(folders)
     with _nursery(root, min(jobs, len(folders)), warm) as nursery:
         for slug, folder in folders.items():
             _tell(nursery, {"slug": slug, "folder": str(folder), **asdict(limits)})
-        assert nursery.stdout
-        while waiting:
-            line = nursery.stdout.readline()
-            if not line:
-                yield {"event": "lost", "status": nursery.wait()}
-                return
-            event = json.loads(line)
+        for event in _heard(nursery, halted):
             if event["event"] == "finished":
                 waiting.discard(event["slug"])
             if event["event"] != "ready":
                 yield event
+            if not waiting:
+                return
+        if not halted():
+            yield {"event": "lost", "status": nursery.wait()}
+
+
+def _heard(nursery: subprocess.Popen[bytes], halted: Callable[[], bool]) -> Iterator[Event]:
+    """Yield each line that the warm parent says, until it ends or is halted."""
+    assert nursery.stdout
+    said = nursery.stdout.fileno()
+    unread = b""
+    while not halted():
+        if select.select([said], [], [], 0.2)[0]:
+            data = os.read(said, 65536)
+            if not data:
+                return
+            *lines, unread = (unread + data).split(b"\n")
+            yield from map(json.loads, lines)
 
 
 def finished(slug: str, outcome: str, error: str) -> Event:

@@ -30,11 +30,13 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     for note in site.library.notes:
         body = bodies[note.slug]
         made.append(render(note, body, around[note.slug], site))
-        problems += [*body.problems, *claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
+        if note.slug not in site.rerunning:  # what an older result contradicts may be mended already
+            problems += [*claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
+            problems += body.problems
     made += [_broken(slug, found) for slug, found in site.library.broken.items()]
     home, found = _home(site)
     made += [home, *tables.notes(site), *tables.claims(site), *tables.kernels(site), *tables.methods(site)]
-    made += [tables.data(site)]
+    made += [*tables.runs(site), tables.data(site)]
     made += [*archives.papers(site), *archives.tags(site), *archives.authors(site), archives.venues(site)]
     made += [archives.timeline(site), _graph(site, around)]
     problems += [*found, *_disagreeing(site)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from mkdocs.config import config_options
@@ -16,6 +17,7 @@ from mkdocs.structure.pages import Page
 from generator import __version__, search
 from generator.build import Built, build
 from generator.execute import Limits
+from generator.rerun import Reruns
 from generator.schema import About
 from generator.site import SCRIPTS, STYLES
 
@@ -35,6 +37,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
     def __init__(self) -> None:
         self.serving = False
         self.built: Built | None = None
+        self.reruns: Reruns | None = None
         self.heads: dict[str, str] = {}
         self.notes: list[File] = []
         """The pages that the search finds."""
@@ -50,15 +53,15 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
         root = Path(config.config_file_path or "mkdocs.yml").resolve().parent
-        # While serving, a snippet that failed is tried again once its code changes, not at every edit of prose.
-        again = not (self.serving and self.built)
+        limits = Limits(timeout=float(self.config.timeout))
         self.built = built = build(
             root,
-            execute=self.config.execute,
-            retry=again,
+            # While serving nobody waits for a run: it goes on beside the readers, and pages follow when it is done.
+            execute=self.config.execute and not self.serving,
+            outdated=self.serving,
             jobs=self.config.jobs,
-            limits=Limits(timeout=float(self.config.timeout)),
-            watch=lambda kind, event: self._tell(kind, dict(event)),
+            limits=limits,
+            watch=self._tell,
             about=About(
                 name=config.site_name,
                 description=config.site_description or "",
@@ -67,6 +70,9 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
                 discussion=self.config.discussion,
             ),
         )
+        if self.serving and self.config.execute:
+            self.reruns = self.reruns or Reruns(root, limits=limits, jobs=self.config.jobs, watch=self._tell)
+            self.reruns.want(built.runs.outdated)
         for problem in built.problems:
             log.warning("%s", problem)
         for failure in built.runs.failures.values():
@@ -102,7 +108,14 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         for folder in ("snippets", "generator"):
             if (root / folder).is_dir():
                 server.watch(str(root / folder))
+        if self.reruns:
+            self.reruns.news.touch()
+            server.watch(str(self.reruns.news))
         return server
+
+    def on_shutdown(self) -> None:
+        if self.reruns:
+            self.reruns.stop()
 
     def _place(self, files: Files, file: File, source: str) -> None:
         if old := files.get_file_from_path(file.src_uri):
@@ -112,7 +125,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         file.edit_uri = source.removeprefix("notes/") if source.startswith("notes/") else None
         files.append(file)
 
-    def _tell(self, kind: str, event: dict) -> None:
+    def _tell(self, kind: str, event: Mapping) -> None:
         if kind == "started":
             log.info("papernotes: running %s", event["slug"])
         elif kind == "finished":

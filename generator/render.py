@@ -37,6 +37,7 @@ def render(note: Note, body: Body, around: Surroundings, site: Site) -> Page:
             claims_block=Markup(partial("claims", judged=judged)),
             result=result,
             failure=site.failures.get(note.slug),
+            rerunning=site.rerunning.get(note.slug),
             around=around,
             near=_near(note, around, site),
             share=_share(note, site),

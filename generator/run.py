@@ -36,6 +36,8 @@ class Runs:
     executed: list[str] = field(default_factory=list)
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Snippets without a fresh result that were not run, and why they are stale."""
+    outdated: dict[str, str] = field(default_factory=dict)
+    """Those of them whose last good result is given all the same, or that have none yet; with their keys."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,15 @@ def _standing(snippet: Snippet, now: Fingerprint, store: Store) -> Standing:
     return Standing(slug, "stale", tuple(reasons(before["parts"], now.parts)) or (lost,), now, seconds=seconds)
 
 
-def stored(library: Library, store: Store) -> Runs:
-    """Return what is stored and fresh, and execute nothing."""
+def stored(library: Library, store: Store, *, outdated: bool = False) -> Runs:
+    """Return what is stored and fresh, and execute nothing; of what is stale the last good result too, if `outdated`."""
     runs = Runs()
     for one in status(library, store):
         _sort_in(one, runs)
+        if outdated and one.slug in runs.missing:
+            runs.outdated[one.slug] = one.key
+            if good := store.last_good(one.slug):
+                runs.results[one.slug] = good
     return runs
 
 
@@ -114,6 +120,7 @@ def run(
     retry: bool = True,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
+    halted: Callable[[], bool] = lambda: False,
 ) -> Runs:
     """Bring the named snippets (default: all) up to date and return how all of them stand.
 
@@ -133,7 +140,7 @@ def run(
         watch("queued", {"slugs": [one.slug for one in stale], "why": {one.slug: one.why for one in stale}})
         # Longest first, so that no long one starts last.
         stale.sort(key=lambda one: -one.seconds)
-        _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch, force)
+        _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch, force, halted)
         store.clean({one.key for one in everyone}, set(library.snippets), most=STORED)
     return runs
 
@@ -152,6 +159,7 @@ def _execute(
     limits: Limits,
     watch: Watcher,
     force: bool,
+    halted: Callable[[], bool],
 ) -> None:
     orders = {one.slug: one for one in stale}
     with ExitStack() as stack:
@@ -166,7 +174,8 @@ def _execute(
                 _settle(event, Path(), one, runs, store, force)
                 watch("finished", event)
             return
-        with contextlib.closing(execute(folders, root, jobs=jobs, limits=limits, warm=_warmth(stale))) as events:
+        events = execute(folders, root, jobs=jobs, limits=limits, warm=_warmth(stale), halted=halted)
+        with contextlib.closing(events):
             for event in events:
                 if event["event"] == "finished":
                     slug = event["slug"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,8 @@ class Site:
     results: dict[str, Result] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     about: About = field(default_factory=About)
+    rerunning: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Snippets that are being run again while the site is read, and what changed."""
 
     @property
     def directory_urls(self) -> bool:

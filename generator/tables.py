@@ -109,6 +109,30 @@ def methods(site: Site) -> list[Page]:
     return _paged("methods", rows, site)
 
 
+def runs(site: Site) -> list[Page]:
+    """Return how each note's snippet ran, what that took, and where."""
+    rows: list[dict[str, Any]] = []
+    for note in site.newest:
+        snippet = site.library.snippets.get(note.slug)
+        if snippet is None or not snippet.runs:
+            continue
+        result, failure = site.results.get(note.slug), site.failures.get(note.slug)
+        took: dict[str, Any] = result.data.get("run", {}) if result else {}
+        outcome = failure.outcome if failure else "succeeded" if result else "not yet run"
+        rows.append(
+            {
+                "note": note,
+                "outcome": "rerunning" if note.slug in site.rerunning else outcome,
+                "seconds": failure.seconds if failure else took.get("seconds"),
+                "peak": failure.peak_memory if failure else took.get("peak_memory"),
+                "about": result.provenance if result else {},
+            }
+        )
+    rows.sort(key=lambda row: row["outcome"] == "succeeded")  # what needs a look stands first
+    outcomes = sorted({row["outcome"] for row in rows})
+    return _paged("runs", rows, site, facets={"outcome": outcomes} if len(outcomes) > 1 else {})
+
+
 def data(site: Site) -> Page:
     """Return what there is to take away, file by file."""
     return page("data.md", "data.md", site, files=[(f"{api.FOLDER}/{name}", says) for name, says in _DATA] + _FEEDS)

@@ -19,6 +19,7 @@ PAGES = (
     "graph/",
     "timeline/",
     "data/",
+    "runs/",
     "elu/",
     "mask_rcnn/",
     "kallisto/",

@@ -16,7 +16,7 @@ from generator.pages import NEWEST
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
-    "claims/", "kernels/", "notes/", "methods/", "graph/", "timeline/", "papers/", "tags/", "authors/", "venues/", "data/",
+    "claims/", "kernels/", "notes/", "methods/", "graph/", "timeline/", "papers/", "tags/", "authors/", "venues/", "data/", "runs/",
 ]  # fmt: skip
 NOTES = [note.slug for note in load(ROOT).notes]
 

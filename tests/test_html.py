@@ -8,7 +8,7 @@ import pytest
 justhtml = pytest.importorskip("justhtml", reason="justhtml reads HTML as a browser does: pip install -e .[dev]")
 KINDS = (
     "index.html", "multi_residual/index.html", "kallisto/index.html", "claims/index.html", "kernels/index.html",
-    "notes/index.html", "graph/index.html", "timeline/index.html", "papers/index.html", "data/index.html",
+    "notes/index.html", "graph/index.html", "timeline/index.html", "papers/index.html", "data/index.html", "runs/index.html",
 )  # fmt: skip
 
 

@@ -216,6 +216,23 @@ def test_a_full_disk_costs_what_did_not_fit_and_nothing_else(project, tmp_path_f
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+def test_two_builds_at_once_do_each_other_no_harm_and_a_reader_never_sees_half(project):
+    for slug in ("one", "two", "three"):
+        project.snippet(slug, GOOD)
+    store, library = store_of(project.root), load(project.root)
+    first = run(library, store).results
+    command = [sys.executable, "-m", "generator.cli", "--root", str(project.root), "run", "--force"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    builds = [subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) for _ in range(2)]
+    while any(build.poll() is None for build in builds):
+        for slug, result in first.items():
+            seen = store.get(slug, result.key)
+            assert seen is None or seen.metrics == result.metrics
+    assert [build.returncode for build in builds] == [0, 0]
+    assert set(stored(library, store).results) == {"one", "two", "three"}
+    assert not list(store.folder.glob("tmp-*"))
+
+
 def test_a_damaged_result_is_run_again_and_that_is_said(project):
     project.snippet("one", GOOD)
     store = store_of(project.root)

@@ -157,3 +157,28 @@ def test_serving_shows_edits_and_runs_only_what_changed(toy, server):
     fetch("toy/", "This needs mending")
     toy.note(body="Mended.")
     fetch("toy/", "Mended.")
+
+
+def test_while_a_snippet_is_rerun_its_last_good_result_is_shown_and_marked(toy, server):
+    fetch, _ = server
+    fetch("toy/", ">2</span>")
+    slow = "import time\n\ndef double(x):\n    time.sleep(4)\n    return 3 * x\n"
+    toy.snippet(method=slow)
+    meanwhile = fetch("toy/", "pn-rerunning")
+    assert ">2</span>" in meanwhile
+    assert "snippets/toy/method.py: double changed" in meanwhile
+    assert "rerunning" in fetch("runs/", "rerunning")
+    done = fetch("toy/", ">3</span>")
+    assert "pn-rerunning" not in done
+    assert "succeeded" in fetch("runs/", "succeeded")
+
+
+def test_code_that_changes_while_it_runs_begins_anew_and_a_failure_is_shown(toy, server):
+    fetch, log = server
+    toy.snippet(method="import time\n\ndef double(x):\n    time.sleep(600)\n")
+    fetch("toy/", "pn-rerunning")
+    toy.snippet(method="def double(x):\n    return 5 * x\n")
+    fetch("toy/", ">5</span>")
+    toy.snippet(method="def double(x):\n    raise ValueError('not now')\n")
+    assert "pn-rerunning" not in fetch("toy/", "ValueError: not now")
+    assert log.read_text().count("papernotes: toy raised") == 1
