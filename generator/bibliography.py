@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import bibtexparser
@@ -25,6 +26,12 @@ def load_papers(path: Path, root: Path) -> tuple[dict[str, Paper], list[Problem]
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         return {}, [Problem(file, 1, "not UTF-8", "save the file as UTF-8")]
+    papers, problems = _read(text, file)
+    return dict(papers), list(problems)
+
+
+@lru_cache(maxsize=4)  # a served site is loaded at every edit
+def _read(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
     # The middleware decodes LaTeX accents in place: a second, untouched parse keeps each entry as it was written.
     raw = {block.start_line: block.raw for block in bibtexparser.parse_string(text).blocks}
     library = bibtexparser.parse_string(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
-from generator.embeds import CITATION, EMBEDS, LINK, TemplateSyntaxError, calls, definitions, reading
+from generator.embeds import CITATION, EMBEDS, LINK, TemplateSyntaxError, calls, definitions, reading, tree
 from generator.formulae import FormulaError, mathml
 from generator.schema import Library, Note, Problem, Snippet
 from generator.spelling import nearest
@@ -149,13 +149,13 @@ def _snippet(snippet: Snippet, library: Library) -> Iterable[Problem]:
     for file in snippet.files:
         path = snippet.folder / file
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            body = tree(path.read_text(encoding="utf-8")).body
         except SyntaxError as error:
             yield Problem(f"{folder}/{file}", error.lineno or 1, f"Python: {error.msg}", "mend the syntax")
         except (UnicodeDecodeError, ValueError):
             yield Problem(f"{folder}/{file}", 1, "not UTF-8 text", "save the file as UTF-8")
         else:
-            names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            names = {node.name for node in body if isinstance(node, ast.FunctionDef)}
             if file == "experiment.py" and "run" not in names:
                 yield Problem(f"{folder}/{file}", 1, "no function run(record)", "define run(record)")
 

@@ -69,10 +69,16 @@ def _constant(node: nodes.Node) -> Any:
     return node.value if isinstance(node, nodes.Const) else None
 
 
+@lru_cache(maxsize=1024)
+def tree(code: str) -> ast.Module:
+    """Return the syntax tree of a file's code, to be read only; raises SyntaxError."""
+    return ast.parse(code)
+
+
 def definition(path: Path, name: str) -> str | None:
     """Return the source of one function or class of a file, decorators included; None where it has none so named."""
     text = path.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
             first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
             return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
@@ -81,8 +87,19 @@ def definition(path: Path, name: str) -> str | None:
 
 def definitions(path: Path) -> list[str]:
     """Return the names of the functions and classes a file defines at its top level."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    body = tree(path.read_text(encoding="utf-8")).body
+    return [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 
-__all__ = ["CITATION", "EMBEDS", "LINK", "Call", "TemplateSyntaxError", "calls", "definition", "definitions", "reading"]
+__all__ = [
+    "CITATION",
+    "EMBEDS",
+    "LINK",
+    "Call",
+    "TemplateSyntaxError",
+    "calls",
+    "definition",
+    "definitions",
+    "reading",
+    "tree",
+]

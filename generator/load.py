@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,6 +116,14 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
     if path.stem in RESERVED:
         return wrong(1, f"'{path.stem}' is an address the site uses itself", "rename the note")
 
+    return _read_note(text, path.stem, file)
+
+
+@lru_cache(maxsize=4096)  # a served site is loaded at every edit of one note
+def _read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
+    def wrong(line: int, what: str, fix: str) -> list[Problem]:
+        return [Problem(file, line, what, fix)]
+
     head, body, body_line = _split(text)
     if head is None:
         return wrong(1, "no front matter", "begin the file with '---', the front matter, and '---'")
@@ -129,7 +138,7 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
         return wrong(_yaml_line(error), f"front matter: {_yaml_reason(error)}", "mend the value")
     try:
         front = FrontMatter.model_validate(raw)
-        note = Note(slug=path.stem, file=file, front=front, body=body, body_line=body_line, lines=lines)
+        note = Note(slug=slug, file=file, front=front, body=body, body_line=body_line, lines=lines)
     except ValidationError as error:
         return problems + [_explain(one, file, lines) for one in error.errors()]
     return problems or note

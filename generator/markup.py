@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import posixpath
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -35,6 +37,7 @@ def fence(code: str, language: str, title: str = "") -> str:
     return f"\n\n{head}\n{code.rstrip()}\n{ticks}\n\n"
 
 
+@lru_cache(maxsize=1024)
 def highlighted(code: str) -> str:
     """Return Python code as coloured HTML, in the classes of the theme's own code blocks and without a blank line."""
     shown = highlight(code, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True))
@@ -51,6 +54,26 @@ def address(source: str, target: str, directory_urls: bool = True) -> str:
     if target.endswith("/") or not target:
         found += "/"
     return found + (f"#{anchor}" if anchor else "")
+
+
+def without_drawings(text: str) -> tuple[str, list[str]]:
+    """Return a page's Markdown with a mark in each drawing's place, and the drawings: most of its length, all for nothing read."""
+    drawings: list[str] = []
+
+    def place(found: re.Match[str]) -> str:
+        drawings.append(found[2])
+        return f'{found[1]}<svg id="pn-drawing-{len(drawings) - 1}"></svg>'
+
+    return _DRAWING.sub(place, text), drawings
+
+
+def with_drawings(html: str, drawings: Sequence[str]) -> str:
+    """Return a page's HTML with its drawings where they were."""
+    return _PLACE.sub(lambda place: drawings[int(place[1])], html) if drawings else html
+
+
+_DRAWING = re.compile(r'(<div class="pn-(?:panel|card-figure)"[^>]*>)(<svg\b.*?</svg>)', re.DOTALL)
+_PLACE = re.compile(r'<svg id="pn-drawing-(\d+)"></svg>')
 
 
 def beside(source: str, target: str) -> str:

@@ -14,7 +14,7 @@ from mkdocs.plugins import BasePlugin
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-from generator import __version__, search
+from generator import __version__, markup, search
 from generator.build import Built, build
 from generator.execute import Limits
 from generator.rerun import Reruns
@@ -39,6 +39,9 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.built: Built | None = None
         self.reruns: Reruns | None = None
         self.heads: dict[str, str] = {}
+        self.drawings: list[str] = []
+        """Of the page that MkDocs is turning into HTML."""
+        self.index: dict[str, bytes] = {}
         self.notes: list[File] = []
         """The pages that the search finds."""
 
@@ -93,15 +96,32 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.notes = [file for file in known if file]
         return files
 
+    def on_page_markdown(self, markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+        text, self.drawings = markup.without_drawings(markdown)
+        return text
+
+    def on_page_content(self, html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+        return markup.with_drawings(html, self.drawings)
+
     def on_post_page(self, output: str, *, page: Page, config: MkDocsConfig) -> str:
         return output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1)
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
+        folder = Path(config.site_dir) / search.FOLDER
+        if self.index:  # while serving, the index of the first build has to do: making one takes longer than all else
+            for name, data in self.index.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(data)
+            return
         try:
-            pages = ((file.url, Path(file.abs_dest_path).read_text(encoding="utf-8")) for file in self.notes)
-            search.index(pages, Path(config.site_dir) / search.FOLDER)
+            search.index(
+                ((file.url, Path(file.abs_dest_path).read_text(encoding="utf-8")) for file in self.notes), folder
+            )
         except RuntimeError as error:
             log.warning("%s", error)
+        if self.serving:
+            files = (path for path in folder.rglob("*") if path.is_file() and path.name != "words.json")
+            self.index = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     def on_serve(self, server: LiveReloadServer, *, config: MkDocsConfig, builder: object) -> LiveReloadServer:
         root = Path(config.config_file_path or "mkdocs.yml").resolve().parent

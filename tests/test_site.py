@@ -153,6 +153,7 @@ def test_serving_shows_edits_and_runs_only_what_changed(toy, server):
     fetch("toy/", ">3</span>")
     assert ran().count("toy") == 2
 
+    assert "page_count" in fetch("pagefind/pagefind-entry.json", "page_count")  # the search outlives a rebuild
     path.write_text("---\ntitle: [\n---\n")
     fetch("toy/", "This needs mending")
     toy.note(body="Mended.")
