@@ -118,6 +118,7 @@ def runs(site: Site) -> list[Page]:
             continue
         result, failure = site.results.get(note.slug), site.failures.get(note.slug)
         took: dict[str, Any] = result.data.get("run", {}) if result else {}
+        about = result.provenance if result else {}
         outcome = failure.outcome if failure else "succeeded" if result else "not yet run"
         rows.append(
             {
@@ -125,12 +126,16 @@ def runs(site: Site) -> list[Page]:
                 "outcome": "rerunning" if note.slug in site.rerunning else outcome,
                 "seconds": failure.seconds if failure else took.get("seconds"),
                 "peak": failure.peak_memory if failure else took.get("peak_memory"),
-                "about": result.provenance if result else {},
+                "about": about,
+                "versions": ", ".join(f"{said} {about[name]}" for name, said in _VERSIONS.items() if name in about),
             }
         )
     rows.sort(key=lambda row: row["outcome"] == "succeeded")  # what needs a look stands first
     outcomes = sorted({row["outcome"] for row in rows})
     return _paged("runs", rows, site, facets={"outcome": outcomes} if len(outcomes) > 1 else {})
+
+
+_VERSIONS = {"python": "Python", "torch": "torch", "triton": "Triton", "numpy": "NumPy"}
 
 
 def data(site: Site) -> Page:
