@@ -40,7 +40,7 @@ def visit(browser, url: str, network: tuple[float, int]) -> tuple[float, float, 
     session.send("Network.emulateNetworkConditions", through)
     page.add_init_script(WATCH)
     answered = []
-    page.on("response", answered.append)
+    page.on("response", lambda response: answered.append(response))
     page.goto(url, wait_until="networkidle")
     page.wait_for_timeout(1000)
     shown = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1e3
