@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "NO_MKDOCS_2_WARNING": "1",
 }
 PACKAGES = ("torch", "triton", "matplotlib", "nbclient", "ipykernel", "jupyter-cache", "sphinx", "sphinx-gallery")
-SMALL, MIDDLE, LARGE, HUGE = 8, 16, 64, 1000
+SMALL, MIDDLE, LARGE, HUGE = 8, 40, 64, 1000
 REPEATS = {SMALL: 3, LARGE: 1}
 Times = dict[str, list[float]]
 """Of an engine: seconds cold, with nothing changed, and with one changed; of one that keeps nothing, only the first."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.fingerprint import device_kind
+from generator.sources import HOME
 
 Event = dict[str, Any]
 
@@ -85,10 +86,10 @@ def _session(
 ) -> Iterator[Event]:
     """Yield what one warm parent says of its snippets; if it falls silent, that it is lost."""
     waiting = set(folders)
-    with _nursery(root, min(jobs, len(folders)), warm) as nursery:
+    with nursery_of(root, min(jobs, len(folders)), warm) as nursery:
         for slug, folder in folders.items():
-            _tell(nursery, {"slug": slug, "folder": str(folder), **asdict(limits)})
-        for event in _heard(nursery, halted):
+            tell(nursery, {"slug": slug, "folder": str(folder), **asdict(limits)})
+        for event in heard(nursery, halted):
             if event["event"] == "finished":
                 waiting.discard(event["slug"])
             if event["event"] != "ready":
@@ -99,7 +100,7 @@ def _session(
             yield {"event": "lost", "status": nursery.wait()}
 
 
-def _heard(nursery: subprocess.Popen[bytes], halted: Callable[[], bool]) -> Iterator[Event]:
+def heard(nursery: subprocess.Popen[bytes], halted: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Yield each line that the warm parent says, until it ends or is halted."""
     assert nursery.stdout
     said = nursery.stdout.fileno()
@@ -120,8 +121,13 @@ def finished(slug: str, outcome: str, error: str) -> Event:
 
 
 @contextlib.contextmanager
-def _nursery(root: Path, jobs: int, warm: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the warm parent in a session of its own, and end it with all its children."""
+def nursery_of(
+    root: Path, jobs: int, warm: Sequence[str], home: Path = HOME, device: str = ""
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the warm parent in a session of its own, and end it with all its children.
+
+    `home` is where the generator lies; with device 'cpu' a GPU that is there is hidden.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -130,10 +136,10 @@ def _nursery(root: Path, jobs: int, warm: Sequence[str]) -> Iterator[subprocess.
         "MPLBACKEND": "Agg",
         "PYTHONDONTWRITEBYTECODE": "1",  # a served project is watched: no run may write into it
     }
-    if device_kind() == "cpu":
+    if (device or device_kind()) == "cpu":
         environment["TRITON_INTERPRET"] = "1"  # must be set before triton is imported
-    here = Path(__file__).resolve().parent.parent
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment["CUDA_VISIBLE_DEVICES"] = environment["HIP_VISIBLE_DEVICES"] = ""
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-m", "generator.lab.nursery", str(root), str(jobs), *warm],
         stdin=subprocess.PIPE,
@@ -149,14 +155,15 @@ def _nursery(root: Path, jobs: int, warm: Sequence[str]) -> Iterator[subprocess.
         with contextlib.suppress(OSError):
             process.stdin.close()  # its sign to end
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=1.5)  # one that is still importing does not listen, and has no children yet
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         process.stdout.close()
 
 
-def _tell(nursery: subprocess.Popen[bytes], order: Mapping[str, Any]) -> None:
+def tell(nursery: subprocess.Popen[bytes], order: Mapping[str, Any]) -> None:
+    """Give the warm parent an order: a snippet's slug, its folder and its limits."""
     assert nursery.stdin
     with contextlib.suppress(BrokenPipeError):  # it died: its silence is reported
         nursery.stdin.write(json.dumps(order).encode() + b"\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,10 @@ class Fingerprint:
     """What each file says, by its path inside the project."""
     rest: Parts
     """Declared data, versions, the kind of device."""
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    """Where these files and the declared data lie: what another machine must be given."""
+    needs: tuple[str, ...] = ()
+    """What a machine must offer to run the snippet: what its experiment names in `NEEDS = ["gpu"]`."""
 
     @cached_property
     def key(self) -> str:
@@ -57,10 +62,18 @@ class Fingerprints:
 
     def of(self, snippet: Snippet) -> Fingerprint:
         """Return everything the result of a snippet depends on."""
-        found = self.sources.reached([str(snippet.folder / "experiment.py")], self._known)
-        files = self._engine | {self.sources.name(path): source for path, source in found.items()}
-        data = {path for source in found.values() for path in source.data}
-        return Fingerprint(files, {self.sources.name(path): self.sources.data(path) for path in data} | versions())
+        experiment = str(snippet.folder / "experiment.py")
+        found = self.sources.reached([experiment], self._known)
+        data = {self.sources.name(path): path for source in found.values() for path in source.data}
+        needs = tuple(found[experiment].needs) if experiment in found else ()
+        here = for_any_gpu(_versions()) if "gpu" in needs else _versions()
+        return Fingerprint(
+            files=self._engine | {self.sources.name(path): source for path, source in found.items()},
+            rest={name: self.sources.data(path) for name, path in data.items()} | here,
+            paths={self.sources.name(path): Path(path) for path in (*self._known, *found)}
+            | {name: Path(path) for name, path in data.items() if os.path.isfile(path)},
+            needs=needs,
+        )
 
 
 def fingerprint(snippet: Snippet, root: Path) -> Parts:
@@ -114,9 +127,8 @@ def device_kind() -> str:
     return "rocm" if Path("/dev/kfd").exists() else "cpu"
 
 
-@lru_cache(maxsize=1)
 def versions() -> Parts:
-    """Return the versions that a result depends on, of Python and of packages, and the kind of machine."""
+    """Return the versions and the kind of device that a result made by this process depends on."""
     parts = {"Python": platform.python_version(), "device": device_kind(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
@@ -124,3 +136,13 @@ def versions() -> Parts:
         except metadata.PackageNotFoundError:
             parts[package] = "absent"
     return parts
+
+
+@lru_cache(maxsize=1)
+def _versions() -> Parts:
+    return versions()
+
+
+def for_any_gpu(versions: Parts) -> Parts:
+    """Return versions as they count for what needs a GPU: whichever GPU it is, and the build of torch made for it."""
+    return versions | {"device": "gpu", "torch": versions["torch"].partition("+")[0]}

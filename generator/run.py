@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from generator.execute import Event, Limits, execute, finished
-from generator.fingerprint import Fingerprint, Fingerprints, reasons
+from generator.fingerprint import Fingerprint, Fingerprints, device_kind, reasons
 from generator.lab.nursery import KERNELS
 from generator.schema import Failure, Library, Result, Snippet
 from generator.store import Store
@@ -25,6 +26,9 @@ STORED = 2 * 2**30
 """Bytes of results kept; beyond it, those go that nothing refers to, oldest first."""
 Watcher = Callable[[str, Mapping[str, Any]], None]
 """Called with 'queued', 'started' or 'finished' and the event, as it happens."""
+
+Elsewhere = Callable[["Sequence[Standing]", Mapping[str, Path], Path, Limits], Generator[Event, None, None]]
+"""Runs snippets on other machines: takes them with a folder for each, the project's root and the limits."""
 
 
 @dataclass
@@ -121,11 +125,12 @@ def run(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
     halted: Callable[[], bool] = lambda: False,
+    elsewhere: Elsewhere | None = None,
 ) -> Runs:
     """Bring the named snippets (default: all) up to date and return how all of them stand.
 
     A fresh result is reused unless `force`. Without `retry`, a snippet that failed with just this code is not tried
-    again. Only success is stored.
+    again. Only success is stored. Given `elsewhere`, what is stale runs there and not on this machine.
     """
     runs = Runs()
     wanted = {snippet.slug for snippet in _runnable(library, slugs)}
@@ -140,7 +145,9 @@ def run(
         watch("queued", {"slugs": [one.slug for one in stale], "why": {one.slug: one.why for one in stale}})
         # Longest first, so that no long one starts last.
         stale.sort(key=lambda one: -one.seconds)
-        _execute(stale, runs, library.root, store, jobs or os.cpu_count() or 1, limits, watch, force, halted)
+        jobs = jobs or os.cpu_count() or 1
+        place = elsewhere or partial(_here, jobs=jobs, halted=halted)
+        _execute(stale, runs, library.root, store, limits, watch, force, place)
         store.clean({one.key for one in everyone}, set(library.snippets), most=STORED)
     return runs
 
@@ -155,11 +162,10 @@ def _execute(
     runs: Runs,
     root: Path,
     store: Store,
-    jobs: int,
     limits: Limits,
     watch: Watcher,
     force: bool,
-    halted: Callable[[], bool],
+    place: Elsewhere,
 ) -> None:
     orders = {one.slug: one for one in stale}
     with ExitStack() as stack:
@@ -174,7 +180,7 @@ def _execute(
                 _settle(event, Path(), one, runs, store, force)
                 watch("finished", event)
             return
-        events = execute(folders, root, jobs=jobs, limits=limits, warm=_warmth(stale), halted=halted)
+        events = place(stale, folders, root, limits)
         with contextlib.closing(events):
             for event in events:
                 if event["event"] == "finished":
@@ -182,6 +188,27 @@ def _execute(
                     runs.executed.append(slug)
                     _settle(event, folders[slug], orders[slug], runs, store, force)
                 watch(event["event"], event)
+
+
+def _here(
+    stale: Sequence[Standing],
+    folders: Mapping[str, Path],
+    root: Path,
+    limits: Limits,
+    *,
+    jobs: int,
+    halted: Callable[[], bool],
+) -> Generator[Event, None, None]:
+    """Run snippets on this machine and yield what happens; one that needs what is not here is not started."""
+    able = []
+    for one in stale:
+        assert one.fingerprint
+        if lacks := [need for need in one.fingerprint.needs if need != "gpu" or device_kind() == "cpu"]:
+            yield finished(one.slug, "could not start", f"needs {' and '.join(lacks)}, which this machine lacks")
+        else:
+            able.append(one)
+    orders = {one.slug: folders[one.slug] for one in able}
+    yield from execute(orders, root, jobs=jobs, limits=limits, warm=warmth(able), halted=halted)
 
 
 def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Store, force: bool) -> None:
@@ -203,7 +230,7 @@ def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Stor
         store.remember(slug, order.fingerprint.parts, order.key, seconds, failure)
 
 
-def _warmth(stale: Iterable[Standing]) -> list[str]:
+def warmth(stale: Iterable[Standing]) -> list[str]:
     """Return the slow imports that the snippets to be run will make, for their common parent to make once."""
     files = {file for one in stale if one.fingerprint for file in one.fingerprint.files}
     return [module for ending, module in WARM.items() if any(file.endswith(ending) for file in files)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
@@ -15,9 +17,11 @@ from generator.pack import ForeignError
 from generator.pack import pack as pack_results
 from generator.pack import unpack as unpack_results
 from generator.report import as_json, as_junit, summary
+from generator.run import Runs, store_of, stored
 from generator.run import run as run_snippets
 from generator.run import status as standings
-from generator.run import store_of, stored
+from generator.schema import Library
+from generator.store import Store
 
 
 @click.command()
@@ -31,6 +35,7 @@ from generator.run import store_of, stored
 @click.option(
     "--memory", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="GiB a snippet may take."
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Run them on the workers of this Dask scheduler, tcp://HOST:PORT.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write how it went as JUnit's XML.")
 @click.option("--json", "json_", type=click.Path(path_type=Path, dir_okay=False), help="Write how it went as JSON.")
 @click.pass_obj
@@ -42,6 +47,7 @@ def run(
     jobs: int | None,
     timeout: float,
     memory: float,
+    scheduler: str | None,
     junit: Path | None,
     json_: Path | None,
 ) -> None:
@@ -52,14 +58,18 @@ def run(
     library, store = snippets_of(root)
     known(slugs, library)
     named = slugs or tuple(slug for slug, snippet in library.snippets.items() if snippet.runs)
+    if scheduler and jobs:
+        raise click.UsageError("--jobs counts processes of this machine; leave it out with --scheduler")
     started = time.monotonic()
     limits = Limits(timeout=timeout, memory=int(memory * 2**30))
-    with Board(err) as board:
-        runs = (
-            stored(library, store)
-            if only_stored
-            else run_snippets(library, store, named, jobs=jobs, force=force, limits=limits, watch=board.watch)
-        )
+    how: dict[str, Any] = {"jobs": jobs, "force": force, "limits": limits}
+    if only_stored:
+        runs = stored(library, store)
+    elif scheduler:
+        runs = _elsewhere(scheduler, library, store, named, how)
+    else:
+        with Board(err) as board:
+            runs = run_snippets(library, store, named, watch=board.watch, **how)
     seconds = time.monotonic() - started
     for file, form in ((junit, as_junit), (json_, as_json)):
         if file:
@@ -68,6 +78,18 @@ def run(
         out.print(Text(f"{slug} is missing: {some(runs.missing[slug]) or 'never run'}"))
     out.print(str(summary(runs, named, seconds)))
     refuse_failures(runs, named)
+
+
+def _elsewhere(address: str, library: Library, store: Store, named: Iterable[str], how: dict[str, Any]) -> Runs:
+    from generator import cluster
+
+    try:
+        with Board(err) as board:
+            return run_snippets(library, store, named, watch=board.watch, elsewhere=cluster.on(address), **how)
+    except cluster.PackageError as error:
+        raise click.UsageError(str(error)) from None
+    except cluster.ClusterError as error:
+        raise Refusal(str(error)) from None
 
 
 @click.command()
