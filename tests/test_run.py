@@ -266,6 +266,16 @@ def test_files_that_did_not_change_are_not_read_again_and_those_that_did_are(pro
     assert set(read) == {"two"}
 
 
+def test_a_halted_run_ends_what_runs_and_keeps_what_is_done(project):
+    project.snippet("quick", GOOD)
+    project.snippet("slow", "import time\ndef run(record):\n    time.sleep(4545)\n")
+    done = []
+    watch = lambda kind, event: done.append(event["slug"]) if kind == "finished" else None  # noqa: E731
+    runs = run(load(project.root), store_of(project.root), jobs=2, watch=watch, halted=lambda: bool(done))
+    assert (done, set(runs.results), runs.failures) == (["quick"], {"quick"}, {})
+    assert subprocess.run(["pgrep", "-f", str(project.root)], capture_output=True).stdout == b""
+
+
 def test_an_interrupt_stops_soon_keeps_results_and_leaves_no_process(project):
     project.snippet("quick", GOOD)
     project.snippet("slow", "import time\ndef run(record):\n    time.sleep(4343)\n")

@@ -1,6 +1,7 @@
 """The store keeps whole results or none."""
 
 import json
+import os
 
 import pytest
 
@@ -83,3 +84,26 @@ def test_a_torn_memory_is_forgotten_not_fatal(store):
     store.remember("toy", {"a": "1"}, "key", 1.0)
     (store.latest / "toy.json").write_text('{"parts": ')
     assert store.recall("toy") is None
+
+
+def test_what_nothing_refers_to_is_bounded_and_the_oldest_goes_first(store):
+    for n, key in enumerate(("oldest", "older", "kept", "newest")):
+        with store.scratch() as folder:
+            (folder / "toy").mkdir()
+            (folder / "toy/result.json").write_text(json.dumps({"slug": "toy"}))
+            (folder / "toy/large.svg").write_bytes(bytes(10_000))
+            store.put("toy", key, folder / "toy", {})
+        os.utime(store.results / key, (n, n))
+    assert store.clean({"kept"}, {"toy"}, most=10**6) == (0, 0)
+    number, freed = store.clean({"kept"}, {"toy"}, most=25_000)
+    assert number == 2 and 20_000 < freed < 21_000
+    assert sorted(path.name for path in store.results.iterdir()) == ["kept", "newest"]
+    assert store.clean({"kept"}, {"toy"}, most=1)[0] == 1  # what is referred to stays, whatever it takes
+    assert store.get("toy", "kept")
+
+
+def test_clean_leaves_what_another_build_is_writing(store):
+    with store.scratch() as folder:
+        (folder / "half").write_text("x")
+        assert store.clean(set(), set()) == (0, 0)
+        assert (folder / "half").exists()
