@@ -27,19 +27,23 @@ def run(record):
     ax.plot([0, 1], [0, 2])
     record.figure("line", fig, caption="A line.", alt="a rising line")
 """
-NOTE = """---
+HEAD = """---
 title: Note {n}
 kind: essay
 author: benchmark
 added: 2026-01-01
 summary: One of many.
-tags: [tag-{tag}]
+"""
+NOTE = (
+    HEAD
+    + """tags: [tag-{tag}]
 claims: [{{says: two, metric: two, expect: {{near: 2, within: 0.1}}}}]
 ---
 Measured {{{{ metric("two") }}}} with $x^2$; see [[{other}]].
 
 {{{{ figure("line") }}}}
 """
+)
 
 
 def project(root: Path, size: int) -> None:

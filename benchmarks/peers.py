@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from textwrap import indent
 
+from benchmarks.__main__ import HEAD
+
 INSTALL = "`pip install -e '.[peers]'`"
 IMPORTS = "import matplotlib\nimport torch\nimport triton\n\n"
 NUMBER = "number = torch.tensor([71000, {n}, {part}]).sum().item()\n"
@@ -35,16 +37,7 @@ site_dir: site
 theme: {name: material, font: false}
 plugins: [papernotes]
 """
-NOTE = """---
-title: Note {n}
-kind: essay
-author: benchmark
-added: 2026-01-01
-summary: One of many.
-tags: [tag]
----
-Measured {{{{ metric("number") }}}}.
-"""
+NOTE = HEAD + 'tags: [tag]\n---\nMeasured {{{{ metric("number") }}}}.\n'
 RECORD = "record.metric('number', number)\n"
 RECORD_FIGURE = "record.figure('line', fig, caption='A line.', alt='a line')\n"
 CONF = """extensions = ["sphinx_gallery.gen_gallery"]

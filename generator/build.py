@@ -35,7 +35,6 @@ def build(
     *,
     execute: bool = True,
     outdated: bool = False,
-    retry: bool = True,
     jobs: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     watch: Watcher = lambda kind, event: None,
@@ -48,7 +47,7 @@ def build(
     library = load(root)
     problems = check(library)
     runs = (
-        run(library, store_of(root), jobs=jobs, retry=retry, limits=limits, watch=watch)
+        run(library, store_of(root), jobs=jobs, limits=limits, watch=watch)
         if execute
         else stored(library, store_of(root), outdated=outdated)
     )

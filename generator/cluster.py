@@ -207,13 +207,12 @@ def _connected(address: str) -> Iterator[Any]:
 
 
 def _task(one: Standing, root: Path, limits: Limits) -> Task:
-    assert one.fingerprint
     own = {f"snippets/{one.slug}/{path.name}": path for path in (root / "snippets" / one.slug).glob("*.py")}
     told = {
         "order": {"slug": one.slug, **asdict(limits)},
         "wanted": {name: one.fingerprint.rest[name] for name in versions()},
         "warm": warmth([one]),
-        "files": errand.pack({**one.fingerprint.paths, **own}),
+        "files": errand.pack({**one.fingerprint.paths(root), **own}),
     }
     return Task(told, one.fingerprint.needs)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -73,6 +74,8 @@ def execute(
             return
         for slug in begun:
             alone = {slug: waiting.pop(slug)}
+            shutil.rmtree(alone[slug])  # what it left when it was cut off is no part of a result
+            alone[slug].mkdir()
             yield from execute(alone, root, jobs=1, limits=limits, warm=warm, halted=halted)
 
 

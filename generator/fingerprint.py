@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -30,8 +29,6 @@ class Fingerprint:
     """What each file says, by its path inside the project."""
     rest: Parts
     """Declared data, versions, the kind of device."""
-    paths: Mapping[str, Path] = field(default_factory=dict)
-    """Where these files and the declared data lie: what another machine must be given."""
     needs: tuple[str, ...] = ()
     """What a machine must offer to run the snippet: what its experiment names in `NEEDS = ["gpu"]`."""
 
@@ -50,6 +47,14 @@ class Fingerprint:
         }
         return found | self.rest
 
+    def paths(self, root: Path) -> dict[str, Path]:
+        """Return where these files and the declared data lie, by their names: what another machine must be given."""
+        names = [*self.files, *(name for name in self.rest if "/" in name)]
+        found = {
+            name: next((place / name for place in (root, HOME) if (place / name).is_file()), None) for name in names
+        }
+        return {name: path for name, path in found.items() if path}
+
 
 class Fingerprints:
     """Takes the fingerprints of a project's snippets; what they share is looked at once."""
@@ -64,14 +69,12 @@ class Fingerprints:
         """Return everything the result of a snippet depends on."""
         experiment = str(snippet.folder / "experiment.py")
         found = self.sources.reached([experiment], self._known)
-        data = {self.sources.name(path): path for source in found.values() for path in source.data}
+        data = {path for source in found.values() for path in source.data}
         needs = tuple(found[experiment].needs) if experiment in found else ()
         here = for_any_gpu(_versions()) if "gpu" in needs else _versions()
         return Fingerprint(
             files=self._engine | {self.sources.name(path): source for path, source in found.items()},
-            rest={name: self.sources.data(path) for name, path in data.items()} | here,
-            paths={self.sources.name(path): Path(path) for path in (*self._known, *found)}
-            | {name: Path(path) for name, path in data.items() if os.path.isfile(path)},
+            rest={self.sources.name(path): self.sources.data(path) for path in data} | here,
             needs=needs,
         )
 

@@ -61,7 +61,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             root,
             # While serving nobody waits for a run: it goes on beside the readers, and pages follow when it is done.
             execute=self.config.execute and not self.serving,
-            outdated=self.serving,
+            outdated=self.serving and self.config.execute,
             jobs=self.config.jobs,
             limits=limits,
             watch=self._tell,
@@ -129,8 +129,9 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             if (root / folder).is_dir():
                 server.watch(str(root / folder))
         if self.reruns:
-            self.reruns.news.touch()
-            server.watch(str(self.reruns.news))
+            self.reruns.tell()
+            if self.reruns.news.exists():
+                server.watch(str(self.reruns.news))
         return server
 
     def on_shutdown(self) -> None:

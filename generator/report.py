@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -36,23 +36,27 @@ class Summary:
 
 def summary(runs: Runs, slugs: Iterable[str], seconds: float) -> Summary:
     """Count how the named snippets came out."""
-    states = [one["state"] for one in _each(runs, slugs)]
-    saved = sum(one["took"] for one in _each(runs, slugs) if one["state"] == "reused")
+    return _counted(list(_each(runs, slugs)), seconds)
+
+
+def _counted(cases: list[dict[str, Any]], seconds: float) -> Summary:
+    states = [one["state"] for one in cases]
+    saved = sum(one["took"] for one in cases if one["state"] == "reused")
     ran, reused, failed, missing = (states.count(state) for state in ("ran", "reused", "failed", "missing"))
     return Summary(ran, reused, failed, missing, seconds, saved)
 
 
 def as_json(runs: Runs, slugs: Iterable[str], seconds: float) -> str:
     """Return the run as JSON: the counts, and each snippet with how it came out and what it took."""
-    counts = summary(runs, slugs, seconds)
-    said = {"format": FORMAT, **counts.__dict__, "snippets": list(_each(runs, slugs))}
+    cases = list(_each(runs, slugs))
+    said = {"format": FORMAT, **asdict(_counted(cases, seconds)), "snippets": cases}
     return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
 
 
 def as_junit(runs: Runs, slugs: Iterable[str], seconds: float) -> str:
     """Return the run as JUnit's XML, a test case a snippet."""
-    counts = summary(runs, slugs, seconds)
     cases = list(_each(runs, slugs))
+    counts = _counted(cases, seconds)
     numbers = {"tests": len(cases), "failures": counts.failed, "errors": 0, "skipped": counts.missing}
     about = {name: str(value) for name, value in numbers.items()} | {"time": f"{seconds:.3f}"}
     suites = ElementTree.Element("testsuites", about)

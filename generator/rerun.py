@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ class Reruns:
             nonlocal told
             self._watch(kind, event)
             if kind == "finished" and time.monotonic() - told > PAUSE:
-                self._tell()
+                self.tell()
                 told = time.monotonic()
 
         library = Library(root=self.root, snippets=find_snippets(self.root))
@@ -69,8 +70,10 @@ class Reruns:
             halted=halt.is_set,
         )
         if not halt.is_set():
-            self._tell()
+            self.tell()
 
-    def _tell(self) -> None:
-        self.news.parent.mkdir(parents=True, exist_ok=True)
-        self.news.write_text(str(time.time_ns()))
+    def tell(self) -> None:
+        """Touch the file that is watched, if the disk lets it."""
+        with contextlib.suppress(OSError):
+            self.news.parent.mkdir(parents=True, exist_ok=True)
+            self.news.touch()

@@ -50,8 +50,8 @@ class Standing:
 
     slug: str
     state: State
+    fingerprint: Fingerprint
     why: tuple[str, ...] = ()
-    fingerprint: Fingerprint | None = None
     result: Result | None = None
     failure: Failure | None = None
     seconds: float = UNKNOWN
@@ -59,7 +59,6 @@ class Standing:
 
     @property
     def key(self) -> str:
-        assert self.fingerprint
         return self.fingerprint.key
 
 
@@ -68,10 +67,10 @@ def store_of(root: Path) -> Store:
     return Store(root / ".papernotes")
 
 
-def status(library: Library, store: Store, slugs: Iterable[str] | None = None) -> list[Standing]:
-    """Say of every snippet (or of those named) whether its result is fresh, and if not, why."""
+def status(library: Library, store: Store) -> list[Standing]:
+    """Say of every snippet whether its result is fresh, and if not, why."""
     taken = Fingerprints(library.root, store.recall_sources())
-    found = [_standing(snippet, taken.of(snippet), store) for snippet in _runnable(library, slugs)]
+    found = [_standing(snippet, taken.of(snippet), store) for snippet in _runnable(library, None)]
     if memory := taken.sources.memory():
         with contextlib.suppress(OSError):
             store.remember_sources(memory)
@@ -81,16 +80,16 @@ def status(library: Library, store: Store, slugs: Iterable[str] | None = None) -
 def _standing(snippet: Snippet, now: Fingerprint, store: Store) -> Standing:
     slug, key = snippet.slug, now.key
     if result := store.get(slug, key):
-        return Standing(slug, "fresh", (), now, result)
+        return Standing(slug, "fresh", now, result=result)
     before = store.recall(slug)
     if not before:
-        return Standing(slug, "never run", (), now)
+        return Standing(slug, "never run", now)
     seconds = float(before.get("seconds", UNKNOWN))
     if failure := store.last_failure(slug, key):
         why = f"{failure.outcome}: {(failure.error.splitlines() or [''])[0]}"
-        return Standing(slug, "failed", (why,), now, failure=failure, seconds=seconds)
+        return Standing(slug, "failed", now, (why,), failure=failure, seconds=seconds)
     lost = "its stored result is damaged" if store.has(key) else "its stored result is missing"
-    return Standing(slug, "stale", tuple(reasons(before["parts"], now.parts)) or (lost,), now, seconds=seconds)
+    return Standing(slug, "stale", now, tuple(reasons(before["parts"], now.parts)) or (lost,), seconds=seconds)
 
 
 def stored(library: Library, store: Store, *, outdated: bool = False) -> Runs:
@@ -148,7 +147,7 @@ def run(
         jobs = jobs or os.cpu_count() or 1
         place = elsewhere or partial(_here, jobs=jobs, halted=halted)
         _execute(stale, runs, library.root, store, limits, watch, force, place)
-        store.clean({one.key for one in everyone}, set(library.snippets), most=STORED)
+        store.bound(STORED, {one.key for one in everyone}, set(library.snippets))
     return runs
 
 
@@ -169,25 +168,22 @@ def _execute(
 ) -> None:
     orders = {one.slug: one for one in stale}
     with ExitStack() as stack:
+        folders = {}
         try:
             scratch = stack.enter_context(store.scratch())
-            folders = {one.slug: scratch / one.slug for one in stale}
-            for folder in folders.values():
-                folder.mkdir()
+            for slug in orders:
+                folders[slug] = scratch / slug
+                folders[slug].mkdir()
+            events = place(stale, folders, root, limits)
         except OSError as error:
-            for one in stale:
-                event = finished(one.slug, "could not start", f"no room in {store.folder}: {error.strerror}")
-                _settle(event, Path(), one, runs, store, force)
-                watch("finished", event)
-            return
-        events = place(stale, folders, root, limits)
-        with contextlib.closing(events):
-            for event in events:
-                if event["event"] == "finished":
-                    slug = event["slug"]
-                    runs.executed.append(slug)
-                    _settle(event, folders[slug], orders[slug], runs, store, force)
-                watch(event["event"], event)
+            said = f"no room in {store.folder}: {error.strerror}"
+            events = (finished(slug, "could not start", said) for slug in orders)
+        for event in stack.enter_context(contextlib.closing(events)):
+            if event["event"] == "finished":
+                slug = event["slug"]
+                runs.executed.append(slug)
+                _settle(event, folders.get(slug, Path()), orders[slug], runs, store, force)
+            watch(event["event"], event)
 
 
 def _here(
@@ -202,7 +198,6 @@ def _here(
     """Run snippets on this machine and yield what happens; one that needs what is not here is not started."""
     able = []
     for one in stale:
-        assert one.fingerprint
         if lacks := [need for need in one.fingerprint.needs if need != "gpu" or device_kind() == "cpu"]:
             yield finished(one.slug, "could not start", f"needs {' and '.join(lacks)}, which this machine lacks")
         else:
@@ -212,7 +207,6 @@ def _here(
 
 
 def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Store, force: bool) -> None:
-    assert order.fingerprint
     slug, seconds = event["slug"], float(event["seconds"])
     if event["outcome"] == "succeeded":
         try:
@@ -232,5 +226,5 @@ def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Stor
 
 def warmth(stale: Iterable[Standing]) -> list[str]:
     """Return the slow imports that the snippets to be run will make, for their common parent to make once."""
-    files = {file for one in stale if one.fingerprint for file in one.fingerprint.files}
+    files = {file for one in stale for file in one.fingerprint.files}
     return [module for ending, module in WARM.items() if any(file.endswith(ending) for file in files)]

@@ -35,7 +35,9 @@ class Sources:
 
     def __init__(self, root: Path, remembered: Mapping[str, Any] | None = None) -> None:
         self.root = str(root)
-        remembered = remembered if remembered and remembered.get("form") == MEMORY else {}
+        # What a file imports is remembered as paths: they hold for this project and this generator where they are now.
+        self._form = [MEMORY, self.root, str(HOME)]
+        remembered = remembered if remembered and remembered.get("form") == self._form else {}
         self._remembered: Mapping[str, Any] = remembered.get("files", {})
         self._found: dict[str, Source | None] = {}
         self._data: dict[str, str] = {}
@@ -82,7 +84,7 @@ class Sources:
         files = {
             path: source for path, source in self._found.items() if source and max(source.stamp[:2]) < now - RACY * 1e9
         }
-        return {"form": MEMORY, "files": files}
+        return {"form": self._form, "files": files}
 
     def _read(self, path: str) -> Source | None:
         try:
@@ -100,7 +102,7 @@ class Sources:
         except OSError:
             return None
         self._new = True
-        data = [os.path.join(os.path.dirname(path), name) for name in _declared(tree, "DATA")]
+        data = [os.path.normpath(os.path.join(os.path.dirname(path), name)) for name in _declared(tree, "DATA")]
         return Source(stamp, parts, digest_of(parts), self._imports(tree, path), data, _declared(tree, "NEEDS"))
 
     def _imports(self, tree: ast.Module, path: str) -> list[str]:

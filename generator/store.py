@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ class Store:
         try:
             sums = json.loads((folder / "checksums.json").read_bytes())
             found = {name: (folder / name).read_bytes() for name in os.listdir(folder) if name != "checksums.json"}
-            if {name: hashlib.sha256(data).hexdigest() for name, data in found.items()} != sums:
+            if {name: _checksum(data) for name, data in found.items()} != sums:
                 return None
             data = json.loads(found["result.json"])
             data["run"] = json.loads(found["run.json"])
@@ -73,7 +74,7 @@ class Store:
     def put(self, slug: str, key: str, folder: Path, about: Mapping[str, Any], *, replace: bool = False) -> Result:
         """Take a finished folder in, whole, with what its run took; a sound result that stands there stays, unless `replace`."""
         _write(folder / "run.json", about)
-        sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+        sums = {path.name: _checksum(path.read_bytes()) for path in sorted(folder.iterdir())}
         _write(folder / "checksums.json", sums)
         return self.adopt(slug, key, folder, replace=replace)
 
@@ -94,33 +95,36 @@ class Store:
             raise OSError(f"the result of '{slug}' could not be stored in {self.results}")
         return found
 
-    def clean(self, keep: Collection[str], slugs: Collection[str], most: int = 0) -> tuple[int, int]:
+    def clean(self, keep: Collection[str], slugs: Collection[str]) -> tuple[int, int]:
         """Remove what nothing refers to, and return how many things and how many bytes that were.
 
-        Kept are the results under these keys and the last good ones of these snippets. With `most`, results that
-        nothing refers to are removed, oldest first, only until no more than so many bytes are left.
+        Kept are the results under these keys and the last good ones of these snippets.
         """
-        good = {str((self.recall(slug) or {}).get("good_key", "")) for slug in slugs}
-        loose = [path for path in _listed(self.results) if path.name not in good | set(keep)]
-        if most:
-            sizes = {path: _size(path) for path in _listed(self.results)}
-            loose.sort(key=lambda path: path.stat().st_mtime)
-            over = sum(sizes.values()) - most
-            kept_up_to = 0
-            while kept_up_to < len(loose) and over > 0:
-                over -= sizes[loose[kept_up_to]]
-                kept_up_to += 1
-            loose = loose[:kept_up_to]
-        else:
-            loose += [path for path in _listed(self.latest) if path.stem not in slugs]
-            loose += [
-                path for path in _listed(self.folder.parent) if re.fullmatch(r"v\d+", path.name) and path != self.folder
+        others = [path for path in _listed(self.folder.parent) if re.fullmatch(r"v\d+", path.name)]
+        return _remove(
+            [
+                *self._loose(keep, slugs),
+                *(path for path in _listed(self.latest) if path.stem not in slugs),
+                *(path for path in others if path != self.folder),
+                *(path for path in self.folder.glob("tmp-*") if _abandoned(path)),
             ]
-            loose += [path for path in self.folder.glob("tmp-*") if _abandoned(path)]
-        freed = sum(map(_size, loose))
-        for path in loose:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        return len(loose), freed
+        )
+
+    def bound(self, most: int, keep: Collection[str], slugs: Collection[str]) -> tuple[int, int]:
+        """Remove results that nothing refers to, oldest first, until no more than so many bytes are left."""
+        sizes = {path: _size(path) for path in _listed(self.results)}
+        over = sum(sizes.values()) - most
+        going = []
+        for path in sorted(self._loose(keep, slugs), key=_changed) if over > 0 else ():
+            if over <= 0:
+                break
+            going.append(path)
+            over -= sizes.get(path, 0)
+        return _remove(going)
+
+    def _loose(self, keep: Collection[str], slugs: Collection[str]) -> list[Path]:
+        kept = {*keep, *(str((self.recall(slug) or {}).get("good_key", "")) for slug in slugs)}
+        return [path for path in _listed(self.results) if path.name not in kept]
 
     def remember(self, slug: str, parts: Parts, key: str, seconds: float, failure: Failure | None = None) -> None:
         """Note how the newest run of a snippet ended; the last good key is kept across failures."""
@@ -138,11 +142,7 @@ class Store:
 
     def recall(self, slug: str) -> dict[str, Any] | None:
         """Return what `remember` noted last, or None."""
-        try:
-            found = json.loads((self.latest / f"{slug}.json").read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) and isinstance(found.get("parts"), dict) else None
-        except (OSError, ValueError):
-            return None
+        return _recalled(self.latest / f"{slug}.json", "parts")
 
     def last_good(self, slug: str) -> Result | None:
         """Return the result of the newest run that succeeded, whatever has changed since."""
@@ -152,15 +152,11 @@ class Store:
     def remember_sources(self, memory: Mapping[str, Any]) -> None:
         """Keep what source files were seen to mean, so that those unchanged need not be read again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.sources, json.dumps(memory, separators=(",", ":")).encode())
+        _write(self.sources, memory)
 
     def recall_sources(self) -> dict[str, Any] | None:
         """Return what `remember_sources` kept, or None."""
-        try:
-            found = json.loads(self.sources.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else None
-        except (OSError, ValueError):
-            return None
+        return _recalled(self.sources, "files")
 
     def last_failure(self, slug: str, key: str) -> Failure | None:
         """Return how the newest run ended, if it failed with exactly this key."""
@@ -174,9 +170,29 @@ def _listed(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
+def _remove(paths: Collection[Path]) -> tuple[int, int]:
+    freed = sum(map(_size, paths))
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return len(paths), freed
+
+
 def _size(path: Path) -> int:
-    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-    return sum(one.stat().st_size for one in files)
+    """Return the bytes of a file, or of all in a folder; another build may be taking them away meanwhile."""
+    files = [Path(place, name) for place, _, names in os.walk(path) for name in names] or [path]
+    return sum(about.st_size for about in map(_about, files) if about and stat.S_ISREG(about.st_mode))
+
+
+def _changed(path: Path) -> float:
+    about = _about(path)
+    return about.st_mtime if about else 0.0
+
+
+def _about(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _abandoned(folder: Path) -> bool:
@@ -194,8 +210,17 @@ def _abandoned(folder: Path) -> bool:
         os.close(held)
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _recalled(path: Path, holds: str) -> dict[str, Any] | None:
+    """Return what a JSON file says, if it is whole and holds a mapping of this name."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) and isinstance(found.get(holds), dict) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _write(path: Path, content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,10 @@ def _gpu(states: list[str]) -> str:
 
 def kernel_counts(site: Site) -> dict[str, int]:
     """Return how many kernels agree with their twins and how many do not, and how many were measured on a GPU."""
-    found = [
-        (kernel, speed.state(speed.speeds(site.library.snippets[slug], name)))
-        for slug, result in site.results.items()
-        if slug in site.library.snippets
-        for name, kernel in result.kernels.items()
-    ]
-    agree = sum(all(row["holds"] for row in kernel["parity"]) for kernel, _ in found)
+    found = list(_each_kernel(site))
+    agree = sum(_agrees(kernel) for _, _, kernel, _ in found)
     counts = {"agree with their twins": agree, "disagree": len(found) - agree}
-    counts |= {said: sum(state.startswith(said) for _, state in found) for said in STATES}
+    counts |= {said: sum(speed.state(speeds).startswith(said) for *_, speeds in found) for said in STATES}
     return {said: n for said, n in counts.items() if n}
 
 
@@ -187,34 +183,42 @@ def _functions(path: Path) -> dict[str, tuple[str, str]]:
 def kernels(site: Site) -> list[Page]:
     """Return every kernel in one table, and the plots of where each stands under the roof."""
     rows = []
-    for slug, result in sorted(site.results.items()):
-        if slug not in site.library.by_slug:
-            continue
-        for name, kernel in result.kernels.items():
-            target = f"{slug}.md#kernel-{name}"
-            href = site.link("kernels.md", target)
-            found = speed.speeds(site.library.snippets[slug], name)
-            shares = [row.copy_share for one in found for row in one.rows if row.copy_share is not None]
-            rows.append(
-                {
-                    "note": site.library.by_slug[slug],
-                    "name": name,
-                    "target": target,
-                    "kernel": kernel,
-                    "href": href,
-                    "place": speed.declared(name, kernel, href),
-                    "worst": max((p["worst_share"] for p in kernel["parity"]), default=0.0, key=float),
-                    "agrees": all(p["holds"] for p in kernel["parity"]),
-                    "registers": max((row["registers"] for row in kernel["compiled"]), default=None),
-                    "widest": max((row["widest_load"] for row in kernel["compiled"]), default=None),
-                    "spills": sum(row["spills"] for row in kernel["compiled"]),
-                    "speeds": found,
-                    "speed": speed.state(found),
-                    "share": max(shares, default=None),
-                }
-            )
+    for note, name, kernel, found in _each_kernel(site):
+        target = f"{note.slug}.md#kernel-{name}"
+        href = site.link("kernels.md", target)
+        shares = [row.copy_share for one in found for row in one.rows if row.copy_share is not None]
+        rows.append(
+            {
+                "note": note,
+                "name": name,
+                "target": target,
+                "kernel": kernel,
+                "href": href,
+                "place": speed.declared(name, kernel, href),
+                "worst": max((p["worst_share"] for p in kernel["parity"]), default=0.0, key=float),
+                "agrees": _agrees(kernel),
+                "registers": max((row["registers"] for row in kernel["compiled"]), default=None),
+                "widest": max((row["widest_load"] for row in kernel["compiled"]), default=None),
+                "spills": sum(row["spills"] for row in kernel["compiled"]),
+                "speeds": found,
+                "speed": speed.state(found),
+                "share": max(shares, default=None),
+            }
+        )
     targets = dict.fromkeys(one["target"] for row in rows for one in row["kernel"]["compiled"])
     return _paged("kernels", rows, site, plots=_rooflines(rows), targets=targets)
+
+
+def _each_kernel(site: Site) -> Iterator[tuple[Note, str, dict[str, Any], list[speed.Speed]]]:
+    """Yield each kernel's note, its name, what this build knows of it, and its recorded speeds."""
+    for slug, result in sorted(site.results.items()):
+        if note := site.library.by_slug.get(slug):
+            for name, kernel in result.kernels.items():
+                yield note, name, kernel, speed.speeds(site.library.snippets[slug], name)
+
+
+def _agrees(kernel: dict[str, Any]) -> bool:
+    return all(row["holds"] for row in kernel["parity"])
 
 
 def _rooflines(rows: list[dict[str, Any]]) -> list[Markup]:

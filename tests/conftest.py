@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -48,6 +49,13 @@ def run(record):
     record.table("pairs", [{"x": 1, "name": "<b>one</b>"}, {"x": 2.5, "name": None}])
 """
 METHOD = 'def double(x):\n    """Return 2x."""\n    return 2 * x\n'
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Project:

@@ -12,6 +12,7 @@ from unittest import mock
 import click
 import pytest
 from click.testing import CliRunner
+from conftest import free_port
 
 from generator import cluster, errand, fingerprint
 from generator import run as engine
@@ -82,12 +83,6 @@ class Cluster:
         for process in reversed(self.started):
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

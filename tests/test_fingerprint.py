@@ -1,8 +1,10 @@
 """A result's key follows the meaning of the code, not its looks."""
 
+import json
+
 import pytest
 
-from generator.fingerprint import fingerprint, key_of, reasons
+from generator.fingerprint import Fingerprints, fingerprint, key_of, reasons
 from generator.load import load
 
 
@@ -79,6 +81,19 @@ def test_a_file_that_is_no_python_has_a_key_all_the_same(toy):
     first = key_of(parts(toy))
     toy.write("snippets/toy/method.py", "def broken(::")
     assert key_of(parts(toy)) != first
+
+
+def test_what_is_remembered_of_another_place_is_forgotten(toy, monkeypatch):
+    monkeypatch.setattr("generator.sources.RACY", -1.0)
+    snippet = load(toy.root).snippets["toy"]
+    first = Fingerprints(toy.root)
+    key = first.of(snippet).key
+    memory = json.loads(json.dumps(first.sources.memory()))
+    again = Fingerprints(toy.root, memory)
+    assert again.of(snippet).key == key and again.sources.memory() is None  # nothing had to be read
+    for elsewhere in ([2, str(toy.root), "/elsewhere"], [2, "/elsewhere", memory["form"][2]]):
+        moved = Fingerprints(toy.root, memory | {"form": elsewhere})
+        assert moved.of(snippet).key == key and moved.sources.memory()
 
 
 def test_the_engine_that_runs_a_snippet_counts_too(toy):

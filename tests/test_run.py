@@ -173,6 +173,16 @@ def test_the_children_of_a_snippet_die_with_it(project):
     assert subprocess.run(["pgrep", "-f", "sleep 4242"], capture_output=True).stdout == b""
 
 
+def test_who_ran_beside_a_snippet_that_ends_the_parent_has_a_second_try(project):
+    project.snippet("beside", "import time\ndef run(record):\n    time.sleep(1.5)\n    record.metric('two', 2)\n")
+    project.snippet(
+        "parricide", "import os, time\ndef run(record):\n    time.sleep(0.5)\n    os.kill(os.getppid(), 9)\n"
+    )
+    runs = run(load(project.root), store_of(project.root), jobs=2)
+    assert {slug: one.outcome for slug, one in runs.failures.items()} == {"parricide": "killed"}
+    assert runs.results["beside"].metrics["two"]["value"] == 2
+
+
 def test_a_process_that_detaches_itself_is_found_and_ended(project):
     code = """
 import os, subprocess, time

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import free_port
 from test_html import broken_links, read_pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,11 +105,7 @@ def test_a_note_that_cannot_be_read_shows_why_on_its_page(toy):
 @pytest.fixture
 def server(toy):
     """Serve the toy project, and stop when done."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = toy.root / "serve.log"
     with log.open("w") as out:
         process = subprocess.Popen(

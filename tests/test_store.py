@@ -94,11 +94,11 @@ def test_what_nothing_refers_to_is_bounded_and_the_oldest_goes_first(store):
             (folder / "toy/large.svg").write_bytes(bytes(10_000))
             store.put("toy", key, folder / "toy", {})
         os.utime(store.results / key, (n, n))
-    assert store.clean({"kept"}, {"toy"}, most=10**6) == (0, 0)
-    number, freed = store.clean({"kept"}, {"toy"}, most=25_000)
+    assert store.bound(10**6, {"kept"}, {"toy"}) == (0, 0)
+    number, freed = store.bound(25_000, {"kept"}, {"toy"})
     assert number == 2 and 20_000 < freed < 21_000
     assert sorted(path.name for path in store.results.iterdir()) == ["kept", "newest"]
-    assert store.clean({"kept"}, {"toy"}, most=1)[0] == 1  # what is referred to stays, whatever it takes
+    assert store.bound(1, {"kept"}, {"toy"})[0] == 1  # what is referred to stays, whatever it takes
     assert store.get("toy", "kept")
 
 
