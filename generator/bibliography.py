@@ -25,7 +25,7 @@ def load_papers(path: Path, root: Path) -> tuple[dict[str, Paper], list[Problem]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        return {}, [Problem(file, 1, "not UTF-8", "save the file as UTF-8")]
+        return {}, [Problem(file, 1, "not UTF-8", "save the file as UTF-8", code="not-utf8")]
     papers, problems = _read(text, file)
     return dict(papers), list(problems)
 
@@ -49,13 +49,13 @@ def _read(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
                 papers[found.key] = found
         elif isinstance(block, model.DuplicateBlockKeyBlock):
             what = f"duplicate key '{block.key}'"
-            problems.append(Problem(file, line, what, "keep one of the two entries"))
+            problems.append(Problem(file, line, what, "keep one of the two entries", code="duplicate-entry"))
         elif isinstance(block, model.DuplicateFieldKeyBlock):
             fields = ", ".join(sorted(block.duplicate_keys))
-            problems.append(Problem(file, line, f"field given twice: {fields}", "keep one"))
+            problems.append(Problem(file, line, f"field given twice: {fields}", "keep one", code="duplicate-field"))
         elif isinstance(block, model.ParsingFailedBlock):
             fix = "check braces, quotes and commas of this entry"
-            problems.append(Problem(file, line, "entry cannot be read", fix))
+            problems.append(Problem(file, line, "entry cannot be read", fix, code="bibtex"))
     return papers, problems
 
 
@@ -68,17 +68,16 @@ def _paper(entry: model.Entry, raw: str, file: str) -> Paper | Problem:
         return re.sub(r"\s+", " ", re.sub(r"[{}]", "", str(value))).strip()
 
     if not _KEY.fullmatch(entry.key):
-        return Problem(
-            file, line, f"key '{entry.key}' has characters an address cannot hold", "use letters, digits, '-', '_'"
-        )
+        what = f"key '{entry.key}' has characters an address cannot hold"
+        return Problem(file, line, what, "use letters, digits, '-', '_'", code="entry-key")
     missing = [name for name in ("title", "author", "year") if not text(name) and not (name == "year" and text("date"))]
     if missing:
-        return Problem(file, line, f"entry '{entry.key}' has no {' and no '.join(missing)}", "add it")
+        what = f"entry '{entry.key}' has no {' and no '.join(missing)}"
+        return Problem(file, line, what, "add it", code="incomplete-entry")
     year = re.search(r"\d{4}", text("year", "date"))
     if not year:
-        return Problem(
-            file, line, f"entry '{entry.key}': year '{text('year', 'date')}' is no year", "write four digits"
-        )
+        what = f"entry '{entry.key}': year '{text('year', 'date')}' is no year"
+        return Problem(file, line, what, "write four digits", code="entry-year")
     authors = fields["author"] if isinstance(fields["author"], list) else [fields["author"]]
     is_arxiv = text("archiveprefix", "eprinttype").lower() == "arxiv" or "arxiv" in text("journal").lower()
     arxiv = re.search(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}", text("eprint") or (text("journal") if is_arxiv else ""))

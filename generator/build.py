@@ -53,4 +53,4 @@ def build(
     )
     site = Site(library, runs.results, runs.failures, about, {slug: runs.missing[slug] for slug in runs.outdated})
     made, found = pages(site)
-    return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (one.file, one.line)))
+    return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (*one.place, one.what)))

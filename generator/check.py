@@ -23,17 +23,17 @@ def check(library: Library) -> list[Problem]:
         for rule in (_papers, _relations, _claims, _links, _formulae, _embeds):
             found += rule(note, library)
         found += _tags(note, tags)
-    return sorted(set(found), key=lambda one: (one.file, one.line, one.what))
+    return sorted(set(found), key=lambda one: (*one.place, one.what))
 
 
 def _papers(note: Note, library: Library) -> Iterator[Problem]:
     for number, key in enumerate(note.front.papers):
         if key not in library.papers:
-            line = note.line("papers", number)
-            yield Problem(note.file, line, f"unknown paper '{key}'", _add_paper(key, library))
+            fix = _add_paper(key, library)
+            yield Problem(note.file, note.at("papers", number), f"unknown paper '{key}'", fix, code="unknown-paper")
     if note.front.kind == "paper" and not note.front.papers:
         fix = "name its keys of notes/library.bib, or choose another kind"
-        yield Problem(note.file, note.line("kind"), "a note of kind paper without papers", fix)
+        yield Problem(note.file, note.at("kind"), "a note of kind paper without papers", fix, code="no-papers")
 
 
 def _add_paper(key: str, library: Library) -> str:
@@ -47,28 +47,29 @@ def _tags(note: Note, tags: Counter[str]) -> Iterator[Problem]:
         others = [other for other in tags if other != tag and tags[other] >= tags[tag]]
         if tags[tag] == 1 and (close := get_close_matches(tag, others, n=1, cutoff=0.88)):
             fix = f"did you mean '{close[0]}'?"
-            yield Problem(note.file, note.line("tags", number), f"unknown tag '{tag}'", fix)
+            yield Problem(note.file, note.at("tags", number), f"unknown tag '{tag}'", fix, code="unknown-tag")
 
 
 def _relations(note: Note, library: Library) -> Iterator[Problem]:
     for number, relation in enumerate(note.front.relations):
-        line = note.line("relations", number)
+        at = note.at("relations", number)
         if relation.slug == note.slug:
-            yield Problem(note.file, line, "a relation of the note to itself", "name another note")
+            yield Problem(note.file, at, "a relation of the note to itself", "name another note", code="own-relation")
         elif relation.slug not in library.by_slug and relation.slug not in library.broken:
-            yield Problem(note.file, line, f"unknown note '{relation.slug}'", nearest(relation.slug, library.by_slug))
+            fix = nearest(relation.slug, library.by_slug)
+            yield Problem(note.file, at, f"unknown note '{relation.slug}'", fix, code="unknown-note")
 
 
 def _claims(note: Note, library: Library) -> Iterator[Problem]:
     for number, claim in enumerate(note.front.claims):
-        line = note.line("claims", number)
+        at = note.at("claims", number)
         untested = claim.verdict == "untested" and claim.because
         if not claim.metric and not claim.reported and not untested:
             fix = "name metric and expect, or mark it 'reported: true'"
-            yield Problem(note.file, line, "claim without metric", fix)
+            yield Problem(note.file, at, "claim without metric", fix, code="claim-without-metric")
         if claim.metric and not _runs(note.slug, library):
             fix = f"add snippets/{note.slug}/experiment.py, or mark the claim 'reported: true'"
-            yield Problem(note.file, line, "claim to test, but no experiment", fix)
+            yield Problem(note.file, at, "claim to test, but no experiment", fix, code="no-experiment")
 
 
 def _links(note: Note, library: Library) -> Iterator[Problem]:
@@ -77,11 +78,18 @@ def _links(note: Note, library: Library) -> Iterator[Problem]:
         for link in LINK.finditer(line):
             slug = link[1].strip().partition("#")[0]
             if slug not in library.by_slug and slug not in library.broken:
-                yield Problem(note.file, number, f"link to unknown note '{slug}'", nearest(slug, library.by_slug))
+                at, fix = _at(note, number, link[0]), nearest(slug, library.by_slug)
+                yield Problem(note.file, at, f"link to unknown note '{slug}'", fix, code="unknown-note")
         for citation in CITATION.finditer(line):
             for key in (part.strip().removeprefix("@") for part in citation[1].split(";")):
                 if key not in library.papers:
-                    yield Problem(note.file, number, f"unknown paper '{key}'", _add_paper(key, library))
+                    at, fix = _at(note, number, citation[0]), _add_paper(key, library)
+                    yield Problem(note.file, at, f"unknown paper '{key}'", fix, code="unknown-paper")
+
+
+def _at(note: Note, line: int, text: str) -> tuple[int, int]:
+    """Return the line, and the column on it at which a text begins, as the file has it."""
+    return line, note.body.split("\n")[line - note.body_line].find(text) + 1 or 1
 
 
 def _formulae(note: Note, library: Library) -> Iterator[Problem]:
@@ -90,12 +98,9 @@ def _formulae(note: Note, library: Library) -> Iterator[Problem]:
             try:
                 mathml(piece, display=kind == "display math")
             except FormulaError as error:
-                yield Problem(
-                    note.file,
-                    note.body_line + line - 1,
-                    f"formula: {error}",
-                    "mend the LaTeX, or write \\$ for a dollar",
-                )
+                line += note.body_line - 1
+                fix = "mend the LaTeX, or write \\$ for a dollar"
+                yield Problem(note.file, line, f"formula: {error}", fix, code="formula")
 
 
 def _embeds(note: Note, library: Library) -> Iterator[Problem]:
@@ -103,22 +108,26 @@ def _embeds(note: Note, library: Library) -> Iterator[Problem]:
         found = calls(note)
     except TemplateSyntaxError as error:
         fix = "close it, or put it in a code span if it is no embed"
-        yield Problem(note.file, error.lineno + note.body_line - 1, f"Jinja: {error.message}", fix)
+        line = error.lineno + note.body_line - 1
+        yield Problem(note.file, line, f"Jinja: {error.message}", fix, code="jinja")
         return
     for call in found:
 
-        def wrong(what: str, fix: str, line: int = call.line) -> Problem:
-            return Problem(note.file, line, what, fix)
+        def wrong(what: str, fix: str, code: str, line: int = call.line) -> Problem:
+            return Problem(note.file, line, what, fix, code=code)
 
         slug = call.arguments.get("of") or note.slug
         if call.name not in EMBEDS:
-            yield wrong(f"unknown embed '{call.name}'", nearest(call.name, EMBEDS))
+            yield wrong(f"unknown embed '{call.name}'", nearest(call.name, EMBEDS), "unknown-embed")
         elif extra := [key for key in call.arguments if key not in (*EMBEDS[call.name], "of")]:
-            yield wrong(f"{call.name}() takes no '{extra[0]}'", nearest(extra[0], (*EMBEDS[call.name], "of")))
+            fix = nearest(extra[0], (*EMBEDS[call.name], "of"))
+            yield wrong(f"{call.name}() takes no '{extra[0]}'", fix, "embed-argument")
         elif EMBEDS[call.name] and EMBEDS[call.name][0] not in call.arguments:
-            yield wrong(f"{call.name}() needs a {EMBEDS[call.name][0]}", f'as in {call.name}("…")')
+            fix = f'as in {call.name}("…")'
+            yield wrong(f"{call.name}() needs a {EMBEDS[call.name][0]}", fix, "embed-argument")
         elif slug not in library.snippets and call.name not in ("claims", "ref"):
-            yield wrong(f"{call.name}(): there is no snippets/{slug}/", nearest(slug, library.snippets))
+            fix = nearest(slug, library.snippets)
+            yield wrong(f"{call.name}(): there is no snippets/{slug}/", fix, "unknown-snippet")
         elif call.name == "source":
             yield from _source(call.arguments, library.snippets[slug], wrong)
 
@@ -126,38 +135,41 @@ def _embeds(note: Note, library: Library) -> Iterator[Problem]:
 def _source(arguments: dict, snippet: Snippet, wrong) -> Iterator[Problem]:
     file, name = arguments.get("file"), arguments.get("name")
     if file not in snippet.files:
-        yield wrong(f"source(): no file '{file}' in snippets/{snippet.slug}/", nearest(str(file), snippet.files))
+        fix = nearest(str(file), snippet.files)
+        yield wrong(f"source(): no file '{file}' in snippets/{snippet.slug}/", fix, "unknown-file")
     elif name:
         try:
             known = definitions(snippet.folder / str(file))
         except SyntaxError:
             return  # reported once, with the snippet
         if name not in known:
-            yield wrong(f"source(): {file} defines no '{name}'", nearest(str(name), known))
+            yield wrong(f"source(): {file} defines no '{name}'", nearest(str(name), known), "unknown-definition")
 
 
 def _snippet(snippet: Snippet, library: Library) -> Iterable[Problem]:
     folder = f"snippets/{snippet.slug}"
     if snippet.slug not in library.by_slug and snippet.slug not in library.broken:
         fix = f"write notes/{snippet.slug}.md, or remove the folder"
-        yield Problem(folder, 1, "orphan snippet: no note of this name", fix)
+        yield Problem(folder, 1, "orphan snippet: no note of this name", fix, code="orphan-snippet")
     for needed in ("method.py", "experiment.py"):
         if needed not in snippet.files:
-            yield Problem(folder, 1, f"no {needed}", f"add {folder}/{needed}")
+            yield Problem(folder, 1, f"no {needed}", f"add {folder}/{needed}", code="missing-file")
     if not (library.root / "tests" / "snippets" / f"test_{snippet.slug}.py").exists():
-        yield Problem(folder, 1, "no test of what the paper claims", f"add tests/snippets/test_{snippet.slug}.py")
+        fix = f"add tests/snippets/test_{snippet.slug}.py"
+        yield Problem(folder, 1, "no test of what the paper claims", fix, code="missing-test")
     for file in snippet.files:
         path = snippet.folder / file
         try:
             body = tree(path.read_text(encoding="utf-8")).body
         except SyntaxError as error:
-            yield Problem(f"{folder}/{file}", error.lineno or 1, f"Python: {error.msg}", "mend the syntax")
+            at = (error.lineno or 1, max(error.offset or 1, 1))
+            yield Problem(f"{folder}/{file}", at, f"Python: {error.msg}", "mend the syntax", code="python-syntax")
         except (UnicodeDecodeError, ValueError):
-            yield Problem(f"{folder}/{file}", 1, "not UTF-8 text", "save the file as UTF-8")
+            yield Problem(f"{folder}/{file}", 1, "not UTF-8 text", "save the file as UTF-8", code="not-utf8")
         else:
             names = {node.name for node in body if isinstance(node, ast.FunctionDef)}
             if file == "experiment.py" and "run" not in names:
-                yield Problem(f"{folder}/{file}", 1, "no function run(record)", "define run(record)")
+                yield Problem(f"{folder}/{file}", 1, "no function run(record)", "define run(record)", code="no-run")
 
 
 def _runs(slug: str, library: Library) -> bool:

@@ -59,11 +59,11 @@ def problems(note: Note, result: Result | None) -> list[Problem]:
         return []
     found = []
     for number, claim in enumerate(note.front.claims):
-        line = note.line("claims", number)
+        at = note.at("claims", number)
         for name in (claim.metric, *_others(claim.expect)):
             if name and name not in result.metrics:
-                what = f"unknown metric '{name}'"
-                found.append(Problem(note.file, line, what, nearest(name, result.metrics)))
+                fix = nearest(name, result.metrics)
+                found.append(Problem(note.file, at, f"unknown metric '{name}'", fix, code="unknown-metric"))
         verdict = judge(claim, result).verdict
         expected = claim.verdict or "reproduced"
         if claim.metric and claim.metric in result.metrics and verdict not in (expected, "untested"):
@@ -71,7 +71,7 @@ def problems(note: Note, result: Result | None) -> list[Problem]:
             if verdict == "reproduced":
                 fix = f"drop 'verdict: {claim.verdict}', or mend what it expects"
             what = f"this claim came out {verdict} ({shown(result.metrics[claim.metric])}), the note says {expected}"
-            found.append(Problem(note.file, line, what, fix))
+            found.append(Problem(note.file, at, what, fix, code="verdict"))
     return found
 
 

@@ -30,11 +30,12 @@ SENTENCE = re.compile(r"(?<=[.!?])(?:\*\*)?\s+(?=[^a-z\s])")
 
 
 class EmbedError(Exception):
-    """An embed that names what is not there; carries how to mend it."""
+    """An embed that names what is not there; carries how to mend it, and the rule it breaks."""
 
-    def __init__(self, what: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str, code: str) -> None:
         super().__init__(what)
         self.fix = fix
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,8 @@ class _Reader:
             self.template = template
             text = template.render()
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            text = self.lifted.text + self._wrong(
-                _line_of(error) + self.note.body_line - 1, f"Jinja: {error}", "see the embeds in CONTRIBUTING.md"
-            )
+            line, fix = _line_of(error) + self.note.body_line - 1, "see the embeds in CONTRIBUTING.md"
+            text = self.lifted.text + self._wrong(line, f"Jinja: {error}", fix, "jinja")
         for match in sorted(
             LINK.finditer(text), key=lambda match: text.startswith("#", text.rfind("\n", 0, match.start()) + 1)
         ):
@@ -111,7 +111,7 @@ class _Reader:
                 name=self._here(name, of),
                 figure=figure,
                 origin=self._origin(of),
-                panels=[(_width(svg), Markup(svg)) for svg in panels],
+                panels=[(*_shape(svg), Markup(svg)) for svg in panels],
             )
         )
 
@@ -129,11 +129,14 @@ class _Reader:
         slug = of or self.note.slug
         snippet = self.site.library.snippets.get(slug)
         if snippet is None or file not in snippet.files:
-            raise EmbedError(f"no file '{file}' in snippets/{slug}/", nearest(file, snippet.files if snippet else ()))
+            fix = nearest(file, snippet.files if snippet else ())
+            raise EmbedError(f"no file '{file}' in snippets/{slug}/", fix, "unknown-file")
         path = snippet.folder / file
         code = definition(path, name) if name else path.read_text(encoding="utf-8")
         if code is None:
-            raise EmbedError(f"{file} defines no '{name}'", "name a function or class of the file")
+            raise EmbedError(
+                f"{file} defines no '{name}'", "name a function or class of the file", "unknown-definition"
+            )
         link = f"[snippets/{slug}/{file}](files/{slug}/{file}){{ .pn-source }}"
         return self.lifted.put("source", markup.fence(code, "python") + link + "\n\n")
 
@@ -181,7 +184,8 @@ class _Reader:
 
     def _named(self, kind: str, name: str, known: Any) -> Any:
         if name not in known:
-            raise EmbedError(f"the experiment records no {kind} '{name}'", nearest(str(name), known))
+            fix = nearest(str(name), known)
+            raise EmbedError(f"the experiment records no {kind} '{name}'", fix, f"unknown-{kind}")
         return known[name]
 
     def _html(self, html: str) -> str:
@@ -198,9 +202,10 @@ class _Reader:
                     f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>'
                 )
             except EmbedError as error:
-                return self._wrong(self._calling_line(), str(error), error.fix)
+                return self._wrong(self._calling_line(), str(error), error.fix, error.code)
             except (TypeError, ValueError) as error:
-                return self._wrong(self._calling_line(), f"embed: {error}", "see the embeds in CONTRIBUTING.md")
+                fix = "see the embeds in CONTRIBUTING.md"
+                return self._wrong(self._calling_line(), f"embed: {error}", fix, "embed-argument")
 
         return call
 
@@ -211,8 +216,8 @@ class _Reader:
         line = self.template.get_corresponding_lineno(frame.f_lineno) if frame else 1
         return line + self.note.body_line - 1
 
-    def _wrong(self, line: int, what: str, fix: str) -> str:
-        problem = Problem(self.note.file, line, what, fix)
+    def _wrong(self, line: int, what: str, fix: str, code: str) -> str:
+        problem = Problem(self.note.file, line, what, fix, code=code)
         self.problems.append(problem)
         return self._html(partial("problems", problems=[problem]))
 
@@ -281,7 +286,8 @@ class _Reader:
         if line := self.references.pop(name, None):  # said once
             known = [*self.figures, *self.equations]
             fix = nearest(name, known) or "show the figure, or write \\label{…} in the equation"
-            self.problems.append(Problem(self.note.file, line, f"no figure or equation '{name}' to refer to", fix))
+            what = f"no figure or equation '{name}' to refer to"
+            self.problems.append(Problem(self.note.file, line, what, fix, code="unknown-reference"))
         return f'<span class="pn-missing">{markup.escape(name)}?</span>'
 
 
@@ -299,7 +305,7 @@ def _line_of(error: BaseException) -> int:
     return line
 
 
-def _width(svg: str) -> int:
-    """Return how many pixels wide a panel may grow: its text then stays near the size of the page's."""
-    found = re.search(r'viewBox="0 0 ([0-9.]+)', svg)
-    return round(1.8 * float(found[1])) if found else 600
+def _shape(svg: str) -> tuple[int, str]:
+    """Return how many pixels wide a panel may grow, so that its text stays near the size of the page's, and its shape."""
+    found = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)', svg)
+    return (round(1.8 * float(found[1])), f"{found[1]} / {found[2]}") if found else (600, "auto")

@@ -24,6 +24,7 @@ from generator.schema import (
     Problem,
     RelationKind,
     dotted,
+    place_of,
 )
 from generator.spelling import nearest
 
@@ -47,7 +48,8 @@ def load(root: Path) -> Library:
             continue
         found = _load_note(path, root)
         if isinstance(found, Note) and (first := seen.get(found.slug)):
-            found = [Problem(found.file, 1, f"duplicate slug '{found.slug}', also {first}", "rename one of them")]
+            what = f"duplicate slug '{found.slug}', also {first}"
+            found = [Problem(found.file, 1, what, "rename one of them", code="duplicate-slug")]
             problems.extend(found)
             continue
         seen[path.stem] = path.relative_to(root).as_posix()
@@ -95,52 +97,55 @@ def _options(plugins: Any) -> dict[str, Any]:
 def _load_note(path: Path, root: Path) -> Note | list[Problem]:
     file = path.relative_to(root).as_posix()
 
-    def wrong(line: int, what: str, fix: str) -> list[Problem]:
-        return [Problem(file, line, what, fix)]
+    def wrong(line: int, what: str, fix: str, code: str) -> list[Problem]:
+        return [Problem(file, line, what, fix, code=code)]
 
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return wrong(1, "symbolic link that leaves the project", "copy the file into notes/")
+        return wrong(1, "symbolic link that leaves the project", "copy the file into notes/", "leaves-project")
     try:
         if path.stat().st_size > NOTE_LIMIT:
-            return wrong(
-                1, f"larger than {NOTE_LIMIT // 1_000_000} MB", "split the note, or record tables in its experiment"
-            )
+            fix = "split the note, or record tables in its experiment"
+            return wrong(1, f"larger than {NOTE_LIMIT // 1_000_000} MB", fix, "too-large")
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        return wrong(line, "not UTF-8", "save the file as UTF-8")
+        return wrong(line, "not UTF-8", "save the file as UTF-8", "not-utf8")
     except OSError as error:
-        return wrong(1, f"cannot be read: {error.strerror}", "check the file and its permissions")
+        return wrong(1, f"cannot be read: {error.strerror}", "check the file and its permissions", "unreadable")
     if not re.fullmatch(SLUG, path.stem):
-        return wrong(1, f"'{path.stem}' is no slug", "name the file with lower-case letters, digits and '_'")
+        return wrong(1, f"'{path.stem}' is no slug", "name the file with lower-case letters, digits and '_'", "slug")
     if path.stem in RESERVED:
-        return wrong(1, f"'{path.stem}' is an address the site uses itself", "rename the note")
+        return wrong(1, f"'{path.stem}' is an address the site uses itself", "rename the note", "reserved-slug")
 
     return _read_note(text, path.stem, file)
 
 
 @lru_cache(maxsize=4096)  # a served site is loaded at every edit of one note
 def _read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
-    def wrong(line: int, what: str, fix: str) -> list[Problem]:
-        return [Problem(file, line, what, fix)]
+    def wrong(line: int, what: str, fix: str, code: str) -> list[Problem]:
+        return [Problem(file, line, what, fix, code=code)]
 
     head, body, body_line = _split(text)
     if head is None:
-        return wrong(1, "no front matter", "begin the file with '---', the front matter, and '---'")
+        return wrong(1, "no front matter", "begin the file with '---', the front matter, and '---'", "no-front-matter")
     node = _compose(head, file)
     if isinstance(node, Problem):
         return [node]
-    lines, duplicates = _index(node)
-    problems = [Problem(file, line, f"'{key}' is given twice", "keep one of them") for key, line in duplicates]
+    places, duplicates = _index(node)
+    problems = [
+        Problem(file, at, f"'{key}' is given twice", "keep one of them", code="duplicate-key") for key, at in duplicates
+    ]
     try:
         raw = yaml.SafeLoader("").construct_document(node)
     except (yaml.YAMLError, ValueError) as error:
-        return wrong(_yaml_line(error), f"front matter: {_yaml_reason(error)}", "mend the value")
+        return [
+            Problem(file, _yaml_place(error), f"front matter: {_yaml_reason(error)}", "mend the value", code="yaml")
+        ]
     try:
         front = FrontMatter.model_validate(raw)
-        note = Note(slug=slug, file=file, front=front, body=body, body_line=body_line, lines=lines)
+        note = Note(slug=slug, file=file, front=front, body=body, body_line=body_line, places=places)
     except ValidationError as error:
-        return problems + [_explain(one, file, lines) for one in error.errors()]
+        return problems + [_explain(one, file, places) for one in error.errors()]
     return problems or note
 
 
@@ -161,51 +166,60 @@ def _compose(head: str, file: str) -> yaml.MappingNode | Problem:
         # An alias can make a small file enormous, deep nesting a slow one; no note needs either.
         depth = 0
         for event in yaml.parse(head, Loader=yaml.SafeLoader):
-            line = getattr(event.start_mark, "line", 0) + 1
+            at = _place(event.start_mark)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
-                return Problem(file, line, "front matter: YAML aliases are not used here", "write the value out")
+                what = "front matter: YAML aliases are not used here"
+                return Problem(file, at, what, "write the value out", code="yaml-alias")
             if depth > DEPTH_LIMIT:
-                return Problem(file, line, "front matter: nested too deeply", "close the brackets")
+                return Problem(file, at, "front matter: nested too deeply", "close the brackets", code="yaml-depth")
         node = yaml.compose(head, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         fix = "quote values that hold ': ' or start with a special character"
-        return Problem(file, _yaml_line(error), f"front matter: {_yaml_reason(error)}", fix)
+        return Problem(file, _yaml_place(error), f"front matter: {_yaml_reason(error)}", fix, code="yaml")
     if not isinstance(node, yaml.MappingNode):
-        return Problem(file, 1, "front matter is not a mapping", "write lines such as 'title: …'")
+        return Problem(file, 1, "front matter is not a mapping", "write lines such as 'title: …'", code="yaml")
     return node
 
 
-def _yaml_line(error: Exception) -> int:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return mark.line + 1 if mark else 1
+def _yaml_place(error: Exception) -> tuple[int, int]:
+    return _place(getattr(error, "problem_mark", None) or getattr(error, "context_mark", None))
+
+
+def _place(mark: Any) -> tuple[int, int]:
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
 def _yaml_reason(error: Exception) -> str:
     return str(getattr(error, "problem", None) or error).splitlines()[0]
 
 
-def _index(node: yaml.Node, path: tuple[object, ...] = ()) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """Return the line of every entry by its dotted path, and the keys that are given twice."""
-    lines = {dotted(path): node.start_mark.line + 1} if path else {}
-    duplicates: list[tuple[str, int]] = []
-    children: Iterable[tuple[object, yaml.Node, int]] = ()
+Places = dict[str, tuple[int, int]]
+
+
+def _index(node: yaml.Node, path: tuple[object, ...] = ()) -> tuple[Places, list[tuple[str, tuple[int, int]]]]:
+    """Return line and column of every entry by its dotted path, and the keys that are given twice."""
+    places = {dotted(path): _place(node.start_mark)} if path else {}
+    duplicates: list[tuple[str, tuple[int, int]]] = []
+    children: Iterable[tuple[object, yaml.Node, tuple[int, int]]] = ()
     if isinstance(node, yaml.MappingNode):
         keys = [key.value if isinstance(key, yaml.ScalarNode) else "?" for key, _ in node.value]
-        marks = [key.start_mark.line + 1 for key, _ in node.value]
+        marks = [_place(key.start_mark) for key, _ in node.value]
         duplicates += [(key, marks[n]) for n, key in enumerate(keys) if key in keys[:n]]
         children = [(key, value, mark) for key, (_, value), mark in zip(keys, node.value, marks, strict=True)]
     elif isinstance(node, yaml.SequenceNode):
-        children = [(n, value, value.start_mark.line + 1) for n, value in enumerate(node.value)]
+        children = [(n, value, _place(value.start_mark)) for n, value in enumerate(node.value)]
     for key, value, mark in children:
         below, twice = _index(value, (*path, key))
-        lines.update(below)
-        lines[dotted((*path, key))] = mark
+        places.update(below)
+        places[dotted((*path, key))] = mark
         duplicates += twice
-    return lines, duplicates
+    return places, duplicates
 
 
 _MODELS: dict[str, type[BaseModel]] = {"claims": Claim, "expect": Expect}
+_NO = {"tuple_type": "list", "string_type": "text", "date_type": "date", "date_from_datetime_parsing": "date"}
+"""What a value of each kind of error is not."""
 _FIXES = {
     "missing": "add it",
     "date_type": "write it as 2026-11-21",
@@ -216,37 +230,31 @@ _FIXES = {
 }
 
 
-def _explain(error: Any, file: str, lines: dict[str, int]) -> Problem:
+def _explain(error: Any, file: str, places: Places) -> Problem:
     """Turn one validation error into a problem that names the place, the fault and the mend."""
+    kind = error["type"]
     path = tuple(part for part in error["loc"] if not str(part).startswith(("constrained-", "function-")))
-    while path and dotted(path) not in lines and error["type"] != "missing":
+    while path and dotted(path) not in places and kind != "missing":
         path = path[:-1]
-    line = next((lines[dotted(path[:end])] for end in range(len(path), 0, -1) if dotted(path[:end]) in lines), 1)
     name = str(path[-1]) if path else "front matter"
     where = f"'{dotted(path)}'" if path else "front matter"
-    if error["type"] == "extra_forbidden":
-        model = _MODELS.get(next((str(part) for part in reversed(path[:-1]) if str(part) in _MODELS), ""), FrontMatter)
-        return Problem(file, line, f"unknown key '{name}'", nearest(name, model.model_fields))
-    if error["type"] == "missing":
-        return Problem(file, line, f"{where} is missing", _FIXES["missing"])
-    if error["type"] == "literal_error":
-        choices = error["ctx"]["expected"].replace("'", "")
-        if path[:1] == ("relations",):
-            return Problem(
-                file,
-                line=line,
-                what=f"unknown relation '{error['input']}'",
-                fix=nearest(str(error["input"]), get_args(RelationKind)),
-            )
-        return Problem(file, line, f"{where} is '{error['input']}'", f"use one of {choices}")
     message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "string_pattern_mismatch":
-        message, fix = (
-            f"{where} is '{error['input']}'",
-            "use lower-case letters and digits (tags: hyphens; slugs and metrics: '_')",
-        )
-        return Problem(file, line, message, fix)
-    if error["type"] == "value_error":
+    said = f" is no {_NO[kind]}" if kind in _NO else f": {message[0].lower()}{message[1:]}"
+    what, fix, code = where + said, _FIXES.get(kind, ""), "value"
+    if kind == "extra_forbidden":
+        model = _MODELS.get(next((str(part) for part in reversed(path[:-1]) if str(part) in _MODELS), ""), FrontMatter)
+        what, fix, code = f"unknown key '{name}'", nearest(name, model.model_fields), "unknown-key"
+    elif kind == "missing":
+        what, code = f"{where} is missing", "missing-key"
+    elif kind == "literal_error" and path[:1] == ("relations",):
+        what, fix = f"unknown relation '{error['input']}'", nearest(str(error["input"]), get_args(RelationKind))
+    elif kind == "literal_error":
+        choices = error["ctx"]["expected"].replace("'", "")
+        what, fix = f"{where} is '{error['input']}'", f"use one of {choices}"
+    elif kind == "string_pattern_mismatch":
+        what = f"{where} is '{error['input']}'"
+        fix = "use lower-case letters and digits (tags: hyphens; slugs and metrics: '_')"
+    elif kind == "value_error":
         head, _, fix = message.partition(": ")
-        return Problem(file, line, f"{where}: {head}", fix)
-    return Problem(file, line, f"{where}: {message[0].lower()}{message[1:]}", _FIXES.get(error["type"], ""))
+        what = f"{where}: {head}"
+    return Problem(file, place_of(path, places), what, fix, code=code)

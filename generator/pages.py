@@ -18,6 +18,7 @@ from generator.spelling import nearest
 from generator.web import Surroundings, surroundings
 
 ASSETS = Path(__file__).parent / "assets"
+MATH_FONT = "assets/papernotes/fonts/STIXTwoMath.woff2"
 NEWEST = 12
 """Cards on the home page; the rest are on the page of all notes."""
 
@@ -43,20 +44,30 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     problems += [problem for snippet in site.library.snippets.values() for problem in speed.problems(snippet)]
     notes = {f"{note.slug}.md": note for note in site.library.notes}
     return [
-        page.model_copy(update={"head": social.head(page.path, notes.get(page.path), site)}) for page in made
+        page.model_copy(update={"head": _math_font(page, site) + social.head(page.path, notes.get(page.path), site)})
+        for page in made
     ], problems
+
+
+def _math_font(page: Page, site: Site) -> str:
+    """Return the line that asks for the font of formulae at once, for a page that has any: they never change under a reader."""
+    if "<math" not in page.markdown:
+        return ""
+    href = markup.address(page.path, MATH_FONT, site.directory_urls)
+    return f'<link rel="preload" as="font" type="font/woff2" crossorigin href="{href}">\n'
 
 
 def _cover(note: Note, site: Site) -> Iterator[Problem]:
     of, name = named_cover(note)
     result = site.results.get(of)
-    line = note.line("cover")
+    at = note.at("cover")
     if of not in site.library.snippets and name:
         own = of == note.slug
         fix = "write cover: slug/figure" if own else nearest(of, site.library.snippets)
-        yield Problem(note.file, line, f"a cover of '{of}', which has no snippet", fix)
+        yield Problem(note.file, at, f"a cover of '{of}', which has no snippet", fix, code="unknown-cover")
     elif result and name and name not in result.figures:
-        yield Problem(note.file, line, f"the cover names no figure '{name}'", nearest(name, result.figures))
+        fix = nearest(name, result.figures)
+        yield Problem(note.file, at, f"the cover names no figure '{name}'", fix, code="unknown-cover")
 
 
 def assets(site: Site) -> list[Asset]:
@@ -117,6 +128,7 @@ def _disagreeing(site: Site) -> list[Problem]:
             line=1,
             what=f"kernel '{name}' disagrees with its twin ({row['dtype']}, {row['direction']})",
             fix="mend the kernel; a tolerance is never loosened",
+            code="kernel-disagrees",
         )
         for slug, result in site.results.items()
         for name, kernel in result.kernels.items()

@@ -19,6 +19,9 @@ Cover = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]*/)?[a-z0-9][
 """A figure's name, or slug/name for another note's."""
 Kind = Literal["paper", "digest", "essay", "project"]
 Verdict = Literal["reproduced", "contradicted", "reported only", "untested"]
+Outcome = Literal[
+    "raised", "timed out", "out of memory", "too much output", "too many processes", "killed", "exited", "could not start",
+]  # fmt: skip
 RelationKind = Literal["extends", "alternative-to", "uses", "explains", "contradicts", "compares-with"]
 
 
@@ -31,14 +34,27 @@ class Problem(Record):
 
     file: str
     line: int
+    column: int = 1
     what: str
     fix: str = ""
+    code: str
+    """Which rule of `generator.codes` it breaks."""
 
-    def __init__(self, file: str, line: int, what: str, fix: str = "") -> None:
-        super().__init__(file=file, line=line, what=what, fix=fix)  # type: ignore[call-arg]
+    def __init__(
+        self, file: str, line: int | tuple[int, int], what: str, fix: str = "", *, code: str, column: int = 1
+    ) -> None:
+        if isinstance(line, tuple):
+            line, column = line
+        super().__init__(file=file, line=line, column=column, what=what, fix=fix, code=code)  # type: ignore[call-arg]
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.what}" + (f"; {self.fix}" if self.fix else "")
+        mend = f"; {self.fix}" if self.fix else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.what}{mend} [{self.code}]"
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Return where it is, for sorting."""
+        return self.file, self.line, self.column
 
 
 class Expect(Record):
@@ -146,14 +162,18 @@ class Note(Record):
     front: FrontMatter
     body: str
     body_line: int = 1
-    lines: Mapping[str, int] = Field(default_factory=dict)
+    places: Mapping[str, tuple[int, int]] = Field(default_factory=dict)
+    """The line and column of each front-matter entry."""
 
-    def line(self, *path: object) -> int:
-        """Return the line of a front-matter entry such as ("claims", 0, "metric"), or of what holds it."""
-        for end in range(len(path), 0, -1):
-            if found := self.lines.get(dotted(path[:end])):
-                return found
-        return 1
+    def at(self, *path: object) -> tuple[int, int]:
+        """Return line and column of a front-matter entry such as ("claims", 0, "metric"), or of what holds it."""
+        return place_of(path, self.places)
+
+
+def place_of(path: tuple[object, ...], places: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return where a front-matter entry stands, or the nearest one around it that does."""
+    known = (places.get(dotted(path[:end])) for end in range(len(path), 0, -1))
+    return next(filter(None, known), (1, 1))
 
 
 def dotted(path: tuple[object, ...]) -> str:
@@ -209,16 +229,7 @@ class Failure(Record):
     """A run that ended badly: how, the error, and the last lines it printed."""
 
     slug: str
-    outcome: Literal[
-        "raised",
-        "timed out",
-        "out of memory",
-        "too much output",
-        "too many processes",
-        "killed",
-        "exited",
-        "could not start",
-    ]
+    outcome: Outcome
     error: str
     tail: str = ""
     seconds: float = 0.0

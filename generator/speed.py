@@ -93,5 +93,6 @@ def problems(snippet: Snippet) -> list[Problem]:
     for one in said:
         file, _, rest = one.partition(": ")
         what, _, fix = rest.rpartition("; ")
-        found.append(Problem(f"snippets/{snippet.slug}/recorded/{file.rsplit('/', 1)[-1]}", 1, what, fix))
+        file = f"snippets/{snippet.slug}/recorded/{file.rsplit('/', 1)[-1]}"
+        found.append(Problem(file, 1, what, fix, code="recorded-speed"))
     return found

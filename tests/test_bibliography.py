@@ -29,8 +29,8 @@ def test_names_accents_and_arxiv_numbers_are_read(project):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("@article{a, title={x}, author={y}}", "library.bib:1: entry 'a' has no year; add it"),
-        ("\n\n@article{a, title={x}, year=2000}", "library.bib:3: entry 'a' has no author; add it"),
+        ("@article{a, title={x}, author={y}}", "library.bib:1:1: entry 'a' has no year; add it"),
+        ("\n\n@article{a, title={x}, year=2000}", "library.bib:3:1: entry 'a' has no author; add it"),
         ("@article{a, title={x}, author={y}, year=soon}", "year 'soon' is no year"),
         ("@article{a, title={x}, author={y}, year=1}\n@book{a, title={x}, author={y}, year=2000}", "duplicate key 'a'"),
         ("@article{a, title={x}, title={z}, author={y}, year=2000}", "field given twice: title"),

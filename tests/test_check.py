@@ -80,7 +80,7 @@ def test_an_orphan_snippet_and_its_missing_files_are_named(project):
         "no method.py",
         "no experiment.py",
         "no test of what the paper claims",
-        "lost/kernel.py:1: Python:",
+        "lost/kernel.py:1:12: Python:",
     ):
         assert any(what in one for one in found), (what, found)
 

@@ -59,14 +59,14 @@ def test_seeds_are_compared_pair_by_pair():
 
 def note(one):
     return Note.model_construct(
-        slug="toy", file="notes/toy.md", front=SimpleNamespace(claims=(one,)), lines={"claims.0": 9}
+        slug="toy", file="notes/toy.md", front=SimpleNamespace(claims=(one,)), places={"claims.0": (9, 3)}
     )
 
 
 def test_a_contradicted_claim_is_a_problem_until_the_note_says_so():
     found = result(a={"value": 3.0})
     (problem,) = claims.problems(note(claim({"below": 2})), found)
-    assert str(problem).startswith("notes/toy.md:9: this claim came out contradicted (3)")
+    assert str(problem).startswith("notes/toy.md:9:3: this claim came out contradicted (3)")
     assert not claims.problems(note(claim({"below": 2}, verdict="contradicted", because="small scale")), found)
 
 

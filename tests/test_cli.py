@@ -25,9 +25,9 @@ def test_check_shows_every_problem_and_leaves_with_one(toy):
     toy.note("other", body="[[toi]]\n{{ figur() }}\n")
     done = papernotes(toy, "check")
     assert done.returncode == 1
-    assert "notes/toy.md:8: unknown key 'tittle'; did you mean 'title'?" in done.stdout
-    assert "notes/other.md:9: link to unknown note 'toi'" in done.stdout
-    assert "notes/other.md:10: unknown embed 'figur'; did you mean 'figure'?" in done.stdout
+    assert "notes/toy.md:8:1: unknown key 'tittle'; did you mean 'title'?" in done.stdout
+    assert "notes/other.md:9:1: link to unknown note 'toi'" in done.stdout
+    assert "notes/other.md:10:1: unknown embed 'figur'; did you mean 'figure'?" in done.stdout
     assert "problems in 2 notes" in done.stderr
 
 

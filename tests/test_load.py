@@ -18,7 +18,7 @@ def test_a_note_becomes_a_record_with_its_lines(toy):
     assert (note.slug, note.front.title, note.front.added) == ("toy", "A toy", datetime.date(2026, 11, 21))
     assert note.front.claims[0].expect.near == 2
     lines = (toy.root / "notes/toy.md").read_text().splitlines()
-    assert "says: two is two" in lines[note.line("claims", 0) - 1]
+    assert "says: two is two" in lines[note.at("claims", 0)[0] - 1]
     assert lines[note.body_line - 1].startswith("Measured")
 
 
@@ -33,13 +33,13 @@ def test_a_note_may_cover_several_papers_and_several_notes_one_paper(project):
 
 BAD = [
     # (front matter in place of `tags`, the line it is on, what is said, how to mend it)
-    ("tittle: x", "8: unknown key 'tittle'", "did you mean 'title'?"),
-    ("tags: [Not A Tag]", "8: 'tags.0' is 'Not A Tag'", "lower-case"),
-    ("tags: activation", "8: 'tags': input should be a valid tuple", "write a list"),
-    ("relations: [{extend: elu}]", "8: unknown relation 'extend'", "did you mean 'extends'?"),
-    ("claims:\n  - says: x\n    metrik: y", "10: unknown key 'metrik'", "did you mean 'metric'?"),
-    ("claims:\n  - says: x\n    metric: y", "9: 'claims.0': metric and expect go together", "name what is measured"),
-    ("claims:\n  - says: x\n    metric: y\n    expect: {nea: 1}", "11: unknown key 'nea'", "did you mean 'near'?"),
+    ("tittle: x", "8:1: unknown key 'tittle'", "did you mean 'title'?"),
+    ("tags: [Not A Tag]", "8:8: 'tags.0' is 'Not A Tag'", "lower-case"),
+    ("tags: activation", "8:1: 'tags' is no list", "write a list"),
+    ("relations: [{extend: elu}]", "8:13: unknown relation 'extend'", "did you mean 'extends'?"),
+    ("claims:\n  - says: x\n    metrik: y", "10:5: unknown key 'metrik'", "did you mean 'metric'?"),
+    ("claims:\n  - says: x\n    metric: y", "9:5: 'claims.0': metric and expect go together", "name what is measured"),
+    ("claims:\n  - says: x\n    metric: y\n    expect: {nea: 1}", "11:14: unknown key 'nea'", "did you mean 'near'?"),
     ("claims:\n  - says: x\n    metric: y\n    expect: {near: 1}", "near and within go together", ""),
     ("claims:\n  - says: x\n    metric: y\n    expect: {below: 1, above: 0}", "exactly one", ""),
     ("claims:\n  - says: x\n    reported: true\n    metric: y\n    expect: {below: 1}", "a reported claim", "drop"),
@@ -47,7 +47,7 @@ BAD = [
     ("claims:\n  - where: nowhere", "'claims.0.says' is missing", "add it"),
     ("kind: book", "'kind' is given twice", "keep one"),
     ("tags: [a", "front matter:", "quote"),
-    ("tags: &a [x]\nrelations: *a", "9: front matter: YAML aliases", "write the value out"),
+    ("tags: &a [x]\nrelations: *a", "9:12: front matter: YAML aliases", "write the value out"),
     ("tags: !!python/object:os.system [x]", "front matter:", ""),
     ("title2: [", "front matter:", ""),
 ]
@@ -64,7 +64,7 @@ def test_bad_front_matter_is_named_by_file_and_line(project, front, what, fix):
 @pytest.mark.parametrize(
     ("front", "what"),
     [
-        ({"title": "2016"}, "'title': input should be a valid string; put the value in quotes"),
+        ({"title": "2016"}, "'title' is no text; put the value in quotes"),
         ({"added": "yesterday"}, "'added'"),
         ({"kind": "book"}, "'kind' is 'book'; use one of paper, digest, essay or project"),
         ({"summary": ""}, "'summary' is missing; add it"),
@@ -83,7 +83,7 @@ def test_a_wrong_value_is_named_with_its_mend(project, front, what):
         (b"---\n- a list\n---\n", "front matter is not a mapping"),
         (b"---\n---\n", "front matter is not a mapping"),
         (b"", "1: no front matter"),
-        (b"---\ntitle: x\n\xff\n---\n", "3: not UTF-8"),
+        (b"---\ntitle: x\n\xff\n---\n", "3:1: not UTF-8"),
         (b"---\ntitle: \x00\n---\n", "front matter:"),
         (b"---\n" + b"[" * 5000 + b"\n---\n", "front matter:"),
     ],

@@ -94,12 +94,12 @@ def test_links_become_links_and_citations_get_a_reference_list(page):
 
 
 WRONG = [
-    ('x\n\n{{ figure("lime") }}', ":12: the experiment records no figure 'lime'; did you mean 'line'?"),
-    ('{{ metric("tow") }}', ":10: the experiment records no metric 'tow'; did you mean 'two'?"),
-    ('{{ metric("two", "nonsense") }}', ":10: embed:"),
-    ('{{ kernel("toy") }}', ":10: the experiment records no kernel 'toy'; there are none yet"),
-    ("{{ undefined_name }}", ":10: Jinja: 'undefined_name' is undefined"),
-    ("$$\nx\n$$\n\n{{ 1 / 0 }}", ":14: Jinja:"),
+    ('x\n\n{{ figure("lime") }}', ":12:1: the experiment records no figure 'lime'; did you mean 'line'?"),
+    ('{{ metric("tow") }}', ":10:1: the experiment records no metric 'tow'; did you mean 'two'?"),
+    ('{{ metric("two", "nonsense") }}', ":10:1: embed:"),
+    ('{{ kernel("toy") }}', ":10:1: the experiment records no kernel 'toy'; there are none yet"),
+    ("{{ undefined_name }}", ":10:1: Jinja: 'undefined_name' is undefined"),
+    ("$$\nx\n$$\n\n{{ 1 / 0 }}", ":14:1: Jinja:"),
     ("{% include 'note.md' %}", "Jinja:"),
     ("{% extends 'note.md' %}", "Jinja:"),
     ("{{ figure.__globals__ }}", "Jinja:"),
@@ -245,11 +245,14 @@ def test_one_drawing_on_two_cards_has_no_identifier_twice(digest, tmp_path):
 @pytest.mark.parametrize(
     ("cover", "problem"),
     [
-        ("toy/lime", "notes/gathered.md:8: the cover names no figure 'lime'; did you mean 'line'?"),
-        ("tory/line", "notes/gathered.md:8: a cover of 'tory', which has no snippet; did you mean 'toy'?"),
+        ("toy/lime", "notes/gathered.md:8:1: the cover names no figure 'lime'; did you mean 'line'? [unknown-cover]"),
+        (
+            "tory/line",
+            "notes/gathered.md:8:1: a cover of 'tory', which has no snippet; did you mean 'toy'? [unknown-cover]",
+        ),
         (
             "line",
-            "notes/gathered.md:8: a cover of 'gathered', which has no snippet; write cover: slug/figure",
+            "notes/gathered.md:8:1: a cover of 'gathered', which has no snippet; write cover: slug/figure [unknown-cover]",
         ),
     ],
 )

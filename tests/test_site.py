@@ -78,7 +78,7 @@ def test_a_changed_method_changes_the_number_on_the_page(toy):
     toy.snippet(method="def double(x):\n    return 2.5 * x\n")
     done = mkdocs(toy, "build")
     assert ">2.5</span>" in page(toy, "toy")
-    assert "notes/toy.md:10: this claim came out contradicted (2.5), the note says reproduced" in done.stderr
+    assert "notes/toy.md:10:5: this claim came out contradicted (2.5), the note says reproduced" in done.stderr
 
 
 def test_a_failing_snippet_costs_its_page_alone_until_strict(toy):

@@ -60,7 +60,7 @@ def test_another_kernels_record_is_not_shown(toy):
 
 def test_a_damaged_record_is_a_problem_with_its_mend(toy):
     (problem,) = problems(snippet(toy, copy_bandwidth=-1))
-    assert str(problem).startswith("snippets/toy/recorded/a-gpu.json:1: not a recorded speed")
+    assert str(problem).startswith("snippets/toy/recorded/a-gpu.json:1:1: not a recorded speed")
     assert problem.fix == "delete it and measure again"
 
 
