@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from generator import __version__, speed
+from generator import __version__, front_schema, speed
 from generator.api_schema import (
     DOCUMENTS,
     ClaimEntry,
@@ -44,6 +44,7 @@ def files(site: Site) -> list[Asset]:
     made = [_json(name, DOCUMENTS[name](**{name: tuple(some)})) for name, some in entries.items()]
     made += [_json(f"notes/{one.note.slug}", one) for one in wholes]
     made.append(Asset(path=f"{FOLDER}/schema.json", text=json.dumps(schema(), indent=1) + "\n"))
+    made.append(Asset(path=f"{FOLDER}/front-matter.schema.json", text=front_schema.as_text()))
     made.append(Asset(path=f"{FOLDER}/claims.csv", text=_claims_csv(entries["claims"])))
     made.append(Asset(path=f"{FOLDER}/speeds.csv", text=_speeds_csv(entries["kernels"])))
     index = Index(

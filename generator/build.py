@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 from generator.check import check
@@ -21,8 +23,13 @@ class Built:
     library: Library
     runs: Runs
     pages: list[Page]
-    assets: list[Asset]
     problems: list[Problem]
+    site: Site
+
+    @cached_property
+    def assets(self) -> list[Asset]:
+        """Return every file that is no page; made when asked for, which who only checks never does."""
+        return assets(self.site)
 
     @property
     def sound(self) -> bool:
@@ -51,6 +58,13 @@ def build(
         if execute
         else stored(library, store_of(root), outdated=outdated)
     )
-    site = Site(library, runs.results, runs.failures, about, {slug: runs.missing[slug] for slug in runs.outdated})
+    site = Site(
+        library,
+        runs.results,
+        runs.failures,
+        about,
+        {slug: runs.missing[slug] for slug in runs.outdated},
+        {file: tuple(group) for file, group in groupby(problems, key=lambda one: one.file)},
+    )
     made, found = pages(site)
-    return Built(library, runs, made, assets(site), sorted({*problems, *found}, key=lambda one: (*one.place, one.what)))
+    return Built(library, runs, made, sorted({*problems, *found}, key=lambda one: (*one.place, one.what)), site)

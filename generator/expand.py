@@ -19,7 +19,7 @@ from generator.beside import beside
 from generator.embeds import CITATION, EMBEDS, LINK, definition
 from generator.formulae import FormulaError, label, mathml
 from generator.lift import Lifted, lift
-from generator.partials import partial
+from generator.partials import partial, show_problems
 from generator.schema import Note, Problem, Result
 from generator.site import Site
 from generator.spelling import nearest
@@ -219,7 +219,7 @@ class _Reader:
     def _wrong(self, line: int, what: str, fix: str, code: str) -> str:
         problem = Problem(self.note.file, line, what, fix, code=code)
         self.problems.append(problem)
-        return self._html(partial("problems", problems=[problem]))
+        return self._html(show_problems([problem], f"{self.note.slug}.md", self.site))
 
     # What is no embed: links, citations, and the pieces that go back.
 
@@ -227,7 +227,9 @@ class _Reader:
         slug, _, anchor = target.strip().partition("#")
         note = self.site.library.by_slug.get(slug)
         if note is None:
-            return markup.escape(text or slug)
+            return self.lifted.put(
+                "html", f'<span class="pn-missing" title="no such note">{markup.escape(text or slug)}?</span>'
+            )
         return f"[{markup.escape(text or note.front.title)}]({slug}.md{'#' + anchor if anchor else ''}){{ .pn-note }}"
 
     def _mention(self, match: re.Match[str], text: str) -> None:
@@ -274,8 +276,8 @@ class _Reader:
             return piece
         try:
             shown = mathml(piece, display=kind == "display math", number=self.equations.get(label(piece), 0))
-        except FormulaError:
-            return f"<code>{markup.escape(piece)}</code>"  # check says where and why
+        except FormulaError as error:
+            return f'<code class="pn-missing" title="{markup.escape(str(error))}">{markup.escape(piece)}</code>'
         return f"\n\n{shown}\n\n" if kind == "display math" else shown
 
     def _reference(self, name: str) -> str:

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from generator import api, archives, claims, feeds, graph, markup, search, social, speed, tables
 from generator.cards import cards
+from generator.codes import RULES
 from generator.expand import expand
-from generator.partials import page, partial
+from generator.partials import page, partial, show_problems
 from generator.render import render, render_home
 from generator.schema import Asset, Note, Page, Problem
 from generator.site import Site, named_cover
@@ -30,16 +31,18 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     made, problems = [], []
     for note in site.library.notes:
         body = bodies[note.slug]
-        made.append(render(note, body, around[note.slug], site))
+        own: list[Problem] = []
         if note.slug not in site.rerunning:  # what an older result contradicts may be mended already
-            problems += [*claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
-            problems += body.problems
-    made += [_broken(slug, found) for slug, found in site.library.broken.items()]
+            own = [*claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
+            problems += [*own, *body.problems]
+        said = [*site.problems.get(note.file, ()), *own]
+        made.append(render(note, body, around[note.slug], site, said))
+    made += [_broken(slug, found, site) for slug, found in site.library.broken.items()]
     home, found = _home(site)
     made += [home, *tables.notes(site), *tables.claims(site), *tables.kernels(site), *tables.methods(site)]
     made += [*tables.runs(site), tables.data(site)]
     made += [*archives.papers(site), *archives.tags(site), *archives.authors(site), archives.venues(site)]
-    made += [archives.timeline(site), _graph(site, around)]
+    made += [archives.timeline(site), _graph(site, around), page("problems.md", "problems.md", site, rules=RULES)]
     problems += [*found, *_disagreeing(site)]
     problems += [problem for snippet in site.library.snippets.values() for problem in speed.problems(snippet)]
     notes = {f"{note.slug}.md": note for note in site.library.notes}
@@ -116,8 +119,8 @@ def _graph(site: Site, around: Mapping[str, Surroundings]) -> Page:
     return page("graph.md", "graph.md", site, graph=drawn, left_out=plot.left_out)
 
 
-def _broken(slug: str, problems: tuple[Problem, ...]) -> Page:
-    said = partial("problems", problems=problems)
+def _broken(slug: str, problems: tuple[Problem, ...], site: Site) -> Page:
+    said = show_problems(problems, f"{slug}.md", site)
     return Page(path=f"{slug}.md", markdown=f"# {markup.escape(slug)}\n{said}", source=problems[0].file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from generator import claims, markup
-from generator.schema import Page
+from generator.annotations import excerpt
+from generator.schema import Page, Problem
 from generator.site import Site
 
 
@@ -27,6 +29,7 @@ def templates() -> Environment:
         "number": claims.number,
         "percent": _percent,
         "md": lambda text: Markup(markup.escape(text)),
+        "fence": lambda code: Markup(markup.fence(code, "text")),
         "block": lambda html: Markup(markup.block(html)),
         "tail": lambda text: "\n".join(line if line.strip() else " \u200b" for line in text.strip().splitlines()[-30:]),
     }
@@ -42,6 +45,12 @@ def _percent(share: float | str) -> str:
 def partial(name: str, /, **values: Any) -> str:
     """Return a partial template, filled in, as one HTML block."""
     return markup.block(templates().get_template(f"partials/{name}.html").render(**values))
+
+
+def show_problems(problems: Iterable[Problem], path: str, site: Site) -> str:
+    """Return what is wrong for a page to say, each problem with its lines and a link to its rule; nothing if there is none."""
+    said = [(problem, excerpt(problem, site.library.root)) for problem in problems]
+    return partial("problems", problems=said, rules=site.link(path, "problems.md")) if said else ""
 
 
 def page(path: str, template: str, site: Site, **values: Any) -> Page:

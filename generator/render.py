@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,14 +12,14 @@ from markupsafe import Markup
 from generator import markup
 from generator.expand import Body, expand
 from generator.graph import Near, near
-from generator.partials import partial, templates
+from generator.partials import partial, show_problems, templates
 from generator.schema import Note, Page, Paper, Problem
 from generator.site import Site, count_verdicts
 from generator.web import Surroundings
 
 
-def render(note: Note, body: Body, around: Surroundings, site: Site) -> Page:
-    """Return a note's page; where an embed cannot be shown the page says so in its place."""
+def render(note: Note, body: Body, around: Surroundings, site: Site, problems: Iterable[Problem] = ()) -> Page:
+    """Return a note's page; what is wrong with the note is said at its top, or in the place of an embed."""
     papers = site.papers(note)
     result = site.results.get(note.slug)
     judged = site.judged(note)
@@ -38,6 +38,7 @@ def render(note: Note, body: Body, around: Surroundings, site: Site) -> Page:
             result=result,
             failure=site.failures.get(note.slug),
             rerunning=site.rerunning.get(note.slug),
+            problems=Markup(show_problems(problems, f"{note.slug}.md", site)),
             around=around,
             near=_near(note, around, site),
             share=_share(note, site),
@@ -80,7 +81,7 @@ def render_home(note_file: Path, site: Site, embeds: dict[str, Callable[..., Any
     """Return the home page's Markdown, with the embeds that only it has."""
     body = note_file.read_text(encoding="utf-8") if note_file.exists() else "# Notes\n\n{{ cards() }}\n"
     file = note_file.relative_to(site.library.root).as_posix()
-    home = Note.model_construct(slug="index", file=file, front=None, body=body, body_line=1, lines={})
+    home = Note.model_construct(slug="index", file=file, front=None, body=body, body_line=1, places={})
     filled = expand(home, site, embeds)
     return filled.markdown, filled.problems
 

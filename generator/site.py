@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from generator import claims, markup
-from generator.schema import About, Failure, Judgement, Library, Note, Paper, Result
+from generator.schema import About, Failure, Judgement, Library, Note, Paper, Problem, Result
 
 STYLES = "assets/papernotes/papernotes.css"
 SCRIPTS = tuple(
@@ -27,6 +27,8 @@ class Site:
     about: About = field(default_factory=About)
     rerunning: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Snippets that are being run again while the site is read, and what changed."""
+    problems: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """What is wrong with each file, for its page to say."""
 
     @property
     def directory_urls(self) -> bool:

@@ -149,6 +149,7 @@ _DATA = [
     ("kernels.json", "every kernel: agreement, what the compiler makes of it, recorded speed"),
     ("speeds.csv", "every recorded measurement of a kernel as a table"),
     ("schema.json", "the JSON Schema of all these"),
+    ("front-matter.schema.json", "the JSON Schema of a note's front matter, for editors"),
 ]
 _FEEDS = [
     ("library.bib", "the bibliography, as BibTeX"),
