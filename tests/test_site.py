@@ -113,13 +113,13 @@ def server(toy):
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
 
-    def fetch(address, wanted, seconds=60):
+    def fetch(address, wanted, unwanted="\0", seconds=60):
         until = time.monotonic() + seconds
         text = ""
         while time.monotonic() < until:
             try:
                 text = urllib.request.urlopen(f"http://127.0.0.1:{port}/{address}", timeout=5).read().decode()
-                if wanted in text:
+                if wanted in text and unwanted not in text:
                     return text
             except OSError:
                 assert process.poll() is None, log.read_text()
@@ -155,6 +155,35 @@ def test_serving_shows_edits_and_runs_only_what_changed(toy, server):
     fetch("toy/", "This needs mending")
     toy.note(body="Mended.")
     fetch("toy/", "Mended.")
+
+
+FAULTS = [
+    # (what is written where, what the note's page then says)
+    ("notes/toy.md", b"---\ntitle: A toy\ntags: [a\n---\nx\n", "notes/toy.md:3:9</code> front matter:"),
+    ("notes/toy.md", b"---\ntitle: \xff\n---\nx\n", "notes/toy.md:2:1</code> not UTF-8"),
+    ("notes/toy.md", "See [[toi]] and [@nobody2020].", "<mark>9</mark>  See [[toi]] and [@nobody2020]."),
+    ("notes/toy.md", "Take $\\frac{1$ of it.", 'href="../problems/#formula"'),
+    ("notes/toy.md", '{{ figure("lime") }}', "did you mean &#39;line&#39;?"),
+    ("notes/toy.md", "{{ figure(", 'href="../problems/#jinja"'),
+    ("notes/library.bib", "@article{doe2020toy, title = {A", "unknown paper &#39;doe2020toy&#39;"),
+    ("notes/index.md", "{% if %}", ">2</span>"),
+    ("snippets/toy/experiment.py", "def run(record:", "SyntaxError"),
+]
+
+
+def test_no_fault_of_a_file_stops_the_server_and_each_is_said_on_the_page(toy, server):
+    fetch, log = server
+    fetch("toy/", ">2</span>")
+    for file, wrong, said in FAULTS:
+        before = (toy.root / file).read_bytes()
+        if isinstance(wrong, bytes) or not file.endswith("toy.md"):
+            toy.write(file, wrong)
+        else:
+            toy.note(body=f"{wrong}\n")
+        fetch("toy/", said)
+        toy.write(file, before)
+        fetch("toy/", ">2</span>", unwanted="This needs mending")
+    assert "Traceback" not in log.read_text()
 
 
 def test_while_a_snippet_is_rerun_its_last_good_result_is_shown_and_marked(toy, server):
