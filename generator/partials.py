@@ -49,7 +49,7 @@ def partial(name: str, /, **values: Any) -> str:
 
 def show_problems(problems: Iterable[Problem], path: str, site: Site) -> str:
     """Return what is wrong for a page to say, each problem with its lines and a link to its rule; nothing if there is none."""
-    said = [(problem, excerpt(problem, site.library.root)) for problem in problems]
+    said = [(problem, excerpt(problem, site.library.root)) for problem in sorted(problems, key=lambda one: one.place)]
     return partial("problems", problems=said, rules=site.link(path, "problems.md")) if said else ""
 
 
