@@ -1,0 +1,1 @@
+"""What other programs wrote comes in; papers of notes/library.bib and notes go out, with a report of what became of each."""
