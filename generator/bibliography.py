@@ -8,12 +8,19 @@ from functools import lru_cache
 from pathlib import Path
 
 import bibtexparser
-from bibtexparser import middlewares, model
+from bibtexparser import model
 
-from generator.schema import Paper, Problem
+from generator.identifiers import arxiv_in, doi_of
+from generator.latex import is_group, people, plain, verbatim
+from generator.schema import Paper, Problem, ReadStatus
+from generator.spelling import nearest
 
 logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)  # its warnings become problems here
 _KEY = re.compile(r"[a-z0-9][a-z0-9_:.-]*", re.IGNORECASE)
+READSTATUS: dict[str, ReadStatus] = {
+    "": "", "to read": "to read", "reading": "reading", "skimmed": "reading", "read": "read",
+}  # fmt: skip
+"""What JabRef's field may say of a paper, `skimmed` being its word for one that was begun."""
 _VENUE = ("journal", "booktitle", "howpublished", "institution", "school", "publisher")
 
 
@@ -32,17 +39,13 @@ def load_papers(path: Path, root: Path) -> tuple[dict[str, Paper], list[Problem]
 
 @lru_cache(maxsize=4)  # a served site is loaded at every edit
 def _read(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
-    # The middleware decodes LaTeX accents in place: a second, untouched parse keeps each entry as it was written.
-    raw = {block.start_line: block.raw for block in bibtexparser.parse_string(text).blocks}
-    library = bibtexparser.parse_string(
-        text, append_middleware=[middlewares.LatexDecodingMiddleware(), middlewares.SeparateCoAuthors()]
-    )
+    library = bibtexparser.parse_string(text)
     papers: dict[str, Paper] = {}
     problems: list[Problem] = []
     for block in library.blocks:
         line = (block.start_line or 0) + 1
         if isinstance(block, model.Entry):
-            found = _paper(block, raw.get(block.start_line) or "", file)
+            found = _paper(block, file)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
@@ -59,47 +62,51 @@ def _read(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
     return papers, problems
 
 
-def _paper(entry: model.Entry, raw: str, file: str) -> Paper | Problem:
+def _paper(entry: model.Entry, file: str) -> Paper | Problem:
     line = (entry.start_line or 0) + 1
     fields = {key.lower(): field.value for key, field in entry.fields_dict.items()}
 
     def text(*names: str) -> str:
-        value = next((fields[name] for name in names if fields.get(name)), "")
-        return re.sub(r"\s+", " ", re.sub(r"[{}]", "", str(value))).strip()
+        return plain(next((str(fields[name]) for name in names if fields.get(name)), ""))
 
     if not _KEY.fullmatch(entry.key):
         what = f"key '{entry.key}' has characters an address cannot hold"
         return Problem(file, line, what, "use letters, digits, '-', '_'", code="entry-key")
-    missing = [name for name in ("title", "author", "year") if not text(name) and not (name == "year" and text("date"))]
-    if missing:
+    authors = tuple(filter(None, map(_first_last, people(str(fields.get("author", ""))))))
+    given = {"title": text("title"), "author": authors, "year": text("year", "date")}
+    if missing := [name for name, value in given.items() if not value]:
         what = f"entry '{entry.key}' has no {' and no '.join(missing)}"
         return Problem(file, line, what, "add it", code="incomplete-entry")
     year = re.search(r"\d{4}", text("year", "date"))
     if not year:
         what = f"entry '{entry.key}': year '{text('year', 'date')}' is no year"
         return Problem(file, line, what, "write four digits", code="entry-year")
-    authors = fields["author"] if isinstance(fields["author"], list) else [fields["author"]]
+    status = text("readstatus").lower()
+    if status not in READSTATUS:
+        what = f"entry '{entry.key}': unknown readstatus '{status}'"
+        return Problem(file, line, what, nearest(status, filter(None, READSTATUS)), code="readstatus")
     is_arxiv = text("archiveprefix", "eprinttype").lower() == "arxiv" or "arxiv" in text("journal").lower()
-    arxiv = re.search(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}", text("eprint") or (text("journal") if is_arxiv else ""))
+    arxiv = arxiv_in(text("eprint") or (text("journal") if is_arxiv else ""))
     return Paper(
         key=entry.key,
         line=line,
         kind=entry.entry_type.lower(),
         title=text("title"),
-        authors=tuple(_first_last(author) for author in authors),
+        authors=authors,
         year=int(year[0]),
         venue=text(*_VENUE) or ("arXiv" if arxiv else ""),
-        arxiv=arxiv[0] if arxiv else "",
-        doi=text("doi").removeprefix("https://doi.org/"),
-        url=text("url"),
-        bibtex=raw.strip(),
+        arxiv=arxiv,
+        doi=doi_of(str(fields.get("doi", ""))),
+        url=verbatim(str(fields.get("url", ""))),
+        readstatus=READSTATUS[status],
+        bibtex=(entry.raw or "").strip(),
     )
 
 
+@lru_cache(maxsize=1 << 16)  # who wrote one paper wrote others
 def _first_last(author: str) -> str:
     """Return a name with the given names first; a braced name (a group) stays whole."""
-    author = re.sub(r"\s+", " ", author).strip()
-    if author.startswith("{"):
-        return author.strip("{}")
-    parts = [part.strip() for part in re.sub(r"[{}]", "", author).split(",")]
-    return " ".join(reversed(parts)) if len(parts) == 2 else " ".join(parts)
+    if is_group(author.strip()):
+        return plain(author)
+    parts = [part for part in (plain(part) for part in author.split(",")) if part]
+    return " ".join([*parts[1:][-1:], parts[0], *parts[1:-1]]) if parts else ""

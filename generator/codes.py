@@ -84,6 +84,12 @@ RULES = {
     "bibtex": Rule(
         "An entry that cannot be read", "A brace, a quote or a comma is missing, most often in the entry before."
     ),
+    "readstatus": Rule(
+        "A readstatus that is none",
+        "It puts a paper on the reading list: to read, reading or read. JabRef writes the same field.",
+        "readstatus = {someday}",
+        "readstatus = {to read}",
+    ),
     "duplicate-entry": Rule("Two entries of one key", "A citation could mean either."),
     "duplicate-field": Rule("A field given twice in an entry", "Readers of BibTeX differ in which of them they keep."),
     "entry-key": Rule(

@@ -22,6 +22,7 @@ Verdict = Literal["reproduced", "contradicted", "reported only", "untested"]
 Outcome = Literal[
     "raised", "timed out", "out of memory", "too much output", "too many processes", "killed", "exited", "could not start",
 ]  # fmt: skip
+ReadStatus = Literal["", "to read", "reading", "read"]
 RelationKind = Literal["extends", "alternative-to", "uses", "explains", "contradicts", "compares-with"]
 
 
@@ -194,6 +195,8 @@ class Paper(Record):
     arxiv: str = ""
     doi: str = ""
     url: str = ""
+    readstatus: ReadStatus = ""
+    """How far its reading has come; empty for a paper that is on no reading list."""
     bibtex: str
 
     @property
