@@ -33,12 +33,13 @@ def load_papers(path: Path, root: Path) -> tuple[dict[str, Paper], list[Problem]
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         return {}, [Problem(file, 1, "not UTF-8", "save the file as UTF-8", code="not-utf8")]
-    papers, problems = _read(text, file)
+    papers, problems = read_papers(text, file)
     return dict(papers), list(problems)
 
 
 @lru_cache(maxsize=4)  # a served site is loaded at every edit
-def _read(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
+def read_papers(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
+    """Return the papers of a bibliography's text by key, and what is wrong with its entries."""
     library = bibtexparser.parse_string(text)
     papers: dict[str, Paper] = {}
     problems: list[Problem] = []

@@ -9,8 +9,10 @@ from bibtexparser import Library, middlewares, model
 from bibtexparser.middlewares.names import split_multiple_persons_names
 
 _DECODER = middlewares.LatexDecodingMiddleware()
-_LATEX = re.compile(r"[\\$~^]|``|''|--|[!?]`")
+_LATEX = re.compile(r"[\\$~^]|``|''|[!?]`")
 """What a value without has nothing to decode: decoding costs more than all other reading together."""
+_WORD = re.compile(r"(?:\\[A-Za-z]+\s+|\\.|[^\s{}\\]|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})+|[{}\\]", re.DOTALL)
+"""A word with all that its macros take and its braces hold."""
 _BARE = re.compile(r"(?<!\\)[%&#]")
 """Meant as they stand in a title, but a comment or a column to LaTeX."""
 _FORMULA = re.compile(r"((?<!\\)\$[^$]*(?<!\\)\$)")
@@ -21,13 +23,17 @@ _SPECIAL = re.compile(r"[&%#_]")
 def plain(value: str) -> str:
     """Return a field without LaTeX: accents as letters, no braces, single spaces; formulae as they are."""
     if _LATEX.search(value):
-        value = _decoded(value)
+        whole = "$" in value or "``" in value
+        value = _decoded(value) if whole else _WORD.sub(lambda word: _decoded(word[0]), value)
     pieces = _FORMULA.split(value)
-    pieces[::2] = [re.sub(r"[{}]", "", piece) for piece in pieces[::2]]
+    pieces[::2] = [re.sub(r"[{}]", "", piece).replace("---", "—").replace("--", "–") for piece in pieces[::2]]
     return re.sub(r"\s+", " ", "".join(pieces)).strip()
 
 
+@lru_cache(maxsize=1 << 16)
 def _decoded(value: str) -> str:
+    if not _LATEX.search(value):
+        return value
     entry = model.Entry("x", "x", [model.Field("x", _BARE.sub(r"\\\g<0>", value))])
     done = _DECODER.transform_entry(entry, Library())
     return str(done.fields[0].value) if isinstance(done, model.Entry) else value
