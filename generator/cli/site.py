@@ -1,9 +1,7 @@
-"""Commands about the site: check, export, new."""
+"""Commands about the site: check, export."""
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ from rich.text import Text
 
 from generator.cli.board import Board
 from generator.cli.console import Refusal, count, err, out, project_of, show_failures, show_problems
-from generator.schema import SLUG
 
 if TYPE_CHECKING:
     from generator.build import Built
@@ -149,40 +146,9 @@ def export(root: Path | None, folder: Path, strict: bool, only_stored: bool, con
         raise Refusal("the site has problems")
 
 
-@click.command()
-@click.argument("slug")
-@click.option("--title", default="", help="The note's title; default: made from SLUG.")
-@click.option("--paper", "papers", multiple=True, help="A key of notes/library.bib; may be given several times.")
-@click.option(
-    "--author", default=lambda: os.environ.get("USER", "anonymous"), show_default="you", help="Who writes it."
-)
-@click.pass_obj
-def new(root: Path | None, slug: str, title: str, papers: tuple[str, ...], author: str) -> None:
-    """Begin a note: a draft with method, kernel, experiment and test that passes `check` and runs."""
-    from generator.load import load
-    from generator.new import ExistsError
-    from generator.new import new as write_draft
-
-    project = project_of(root)
-    if not re.fullmatch(SLUG, slug):
-        raise click.UsageError(f"'{slug}' is no slug; use lower-case letters, digits and '_', as in my_method")
-    library = load(project)
-    for key in papers:
-        if key not in library.papers:
-            raise click.UsageError(f"unknown paper '{key}'; add its BibTeX entry to notes/library.bib first")
-    try:
-        made = write_draft(project, slug, title or slug.replace("_", " ").capitalize(), papers, author)
-    except ExistsError as error:
-        raise Refusal(f"{error} exists; choose another name, or edit it") from None
-    for path in made:
-        out.print(f"wrote {path.relative_to(project)}")
-    out.print(f"next: write notes/{slug}.md beside `mkdocs serve`, and `papernotes check`")
-
-
 COMMANDS = (
     check,
     explain,
     schema,
     export,
-    new,
 )

@@ -42,8 +42,10 @@ def references(text: str, file: str) -> Iterator[Reference | Item]:
             what = f"no JSON: {getattr(error, 'msg', 'nested too deeply').lower()}"
             yield Item("", what, "export the library once more as CSL JSON", file, place)
             return
-        yield reference(found, line) if isinstance(found, dict) else Item(
-            "", "an item that is no object", "export the library once more as CSL JSON", file, line
+        yield (
+            reference(found, line)
+            if isinstance(found, dict)
+            else Item("", "an item that is no object", "export the library once more as CSL JSON", file, line)
         )
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         if not start:
@@ -76,7 +78,9 @@ def reference(item: Mapping[str, Any], line: int = 0) -> Reference:
             arxiv=arxiv,
             doi=doi,
             url=_text(item.get("URL")),
-            status=status_of("", [_text(tag) for tag in (tags if isinstance(tags, list) else re.split("[,;]", str(tags)))]),
+            status=status_of(
+                "", [_text(tag) for tag in (tags if isinstance(tags, list) else re.split("[,;]", str(tags)))]
+            ),
             more=more,
             name=_text(item.get("citation-key") or item.get("id")),
             line=line,

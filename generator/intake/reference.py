@@ -14,7 +14,9 @@ from generator.latex import escaped, is_group, plain
 from generator.schema import ReadStatus
 
 PREPRINT = "arXiv preprint"
-UNIMPORTANT = frozenset(["a", "an", "the", "on", "in", "of", "for", "to", "with", "and", "from", "is", "at", "by", "as"])
+UNIMPORTANT = frozenset(
+    ["a", "an", "the", "on", "in", "of", "for", "to", "with", "and", "from", "is", "at", "by", "as"]
+)
 """Words of a title that say nothing in a key or in an address."""
 FIELDS = (
     "journal", "booktitle", "howpublished", "institution", "school", "publisher", "edition", "year", "volume", "number",

@@ -9,7 +9,7 @@ from dataclasses import replace
 import bibtexparser
 
 from generator.bibliography import read_papers
-from generator.identifiers import normal_title, folded
+from generator.identifiers import folded, normal_title
 from generator.intake.reference import Reference, entry, key_of
 from generator.intake.report import Item, Report
 from generator.schema import Paper, ReadStatus
@@ -25,6 +25,7 @@ class Shelf:
         self.text = text
         papers, _ = read_papers(text, FILE)
         self.new: dict[str, Reference] = {}
+        self.titles = {paper.key: paper.title for paper in papers.values()}
         self._taken = {key.lower() for key in _KEY.findall(text)} | {key.lower() for key in papers}
         self._by_doi: dict[str, str] = {}
         self._by_arxiv: dict[str, str] = {}
@@ -58,6 +59,7 @@ class Shelf:
         key = key_of(reference, self._taken)
         self._taken.add(key.lower())
         self.new[key] = reference
+        self.titles[key] = reference.title
         surname = _last_word(reference.authors[0].family)
         self._know(key, reference.doi, reference.arxiv, reference.title, surname)
         return key
