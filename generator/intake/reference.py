@@ -105,7 +105,11 @@ class Reference:
             arxiv=self.arxiv or other.arxiv,
             doi=self.doi or other.doi,
             url=self.url or other.url,
+            status=self.status or other.status,
             more={**other.more, **self.more},
+            capitals=self.capitals if self.title else other.capitals,
+            name=self.name or other.name,
+            line=self.line or other.line,
         )
 
 
