@@ -43,6 +43,7 @@ class PaperEntry(Record):
     arxiv: str
     doi: str
     url: str
+    readstatus: str = Field(description="to read, reading or read; empty for a paper that is on no reading list")
     bibtex: str
     notes: tuple[str, ...] = Field(description="slugs of the notes on it")
 

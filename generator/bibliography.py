@@ -86,6 +86,7 @@ def _paper(entry: model.Entry, file: str) -> Paper | Problem:
     if status not in READSTATUS:
         what = f"entry '{entry.key}': unknown readstatus '{status}'"
         return Problem(file, line, what, nearest(status, filter(None, READSTATUS)), code="readstatus")
+    url = verbatim(str(fields.get("url", "")))
     is_arxiv = text("archiveprefix", "eprinttype").lower() == "arxiv" or "arxiv" in text("journal").lower()
     arxiv = arxiv_in(text("eprint") or (text("journal") if is_arxiv else ""))
     return Paper(
@@ -98,7 +99,7 @@ def _paper(entry: model.Entry, file: str) -> Paper | Problem:
         venue=text(*_VENUE) or ("arXiv" if arxiv else ""),
         arxiv=arxiv,
         doi=doi_of(str(fields.get("doi", ""))),
-        url=verbatim(str(fields.get("url", ""))),
+        url=url if re.match(r"(https?|ftp)://", url) else "",  # never a script's address
         readstatus=READSTATUS[status],
         bibtex=(entry.raw or "").strip(),
     )

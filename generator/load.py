@@ -31,7 +31,7 @@ from generator.spelling import nearest
 HOME = "index.md"
 RESERVED = {
     "index", "notes", "tags", "papers", "authors", "venues", "timeline", "claims", "problems", "kernels", "methods", "graph", "runs",
-    "api", "assets", "cards", "data", "files", "search",
+    "reading", "api", "assets", "cards", "data", "files", "search",
 }  # fmt: skip
 NOTE_LIMIT = 2_000_000
 DEPTH_LIMIT = 20

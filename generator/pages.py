@@ -40,7 +40,7 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
     made += [_broken(slug, found, site) for slug, found in site.library.broken.items()]
     home, found = _home(site)
     made += [home, *tables.notes(site), *tables.claims(site), *tables.kernels(site), *tables.methods(site)]
-    made += [*tables.runs(site), tables.data(site)]
+    made += [*tables.runs(site), *tables.reading(site), tables.data(site)]
     made += [*archives.papers(site), *archives.tags(site), *archives.authors(site), archives.venues(site)]
     made += [archives.timeline(site), _graph(site, around), page("problems.md", "problems.md", site, rules=RULES)]
     problems += [*found, *_disagreeing(site)]

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from generator import api, roofline, speed
 from generator.partials import page, partial
-from generator.schema import Note, Page
-from generator.site import Site, count_verdicts
+from generator.schema import Note, Page, Paper
+from generator.site import Site, count_verdicts, newest_first
 
 ROWS = 1000
 """Rows of a table on one page; the rest follow on further pages, which a reader's first filter brings together."""
@@ -132,6 +132,24 @@ def runs(site: Site) -> list[Page]:
 
 
 _VERSIONS = {"python": "Python", "torch": "torch", "triton": "Triton", "numpy": "NumPy"}
+
+
+def reading(site: Site) -> list[Page]:
+    """Return every paper that has a place on the reading list, and the notes on those that were read."""
+    listed = [paper for paper in site.library.papers.values() if paper.readstatus]
+    rows = [_listed(paper, site.by_paper.get(paper.key, [])) for paper in listed]
+    rows.sort(key=lambda row: (_READING.index(row["status"]), -(row["paper"].year or 0), row["paper"].title.lower()))
+    return _paged("reading", rows, site, facets=_facets(rows))
+
+
+_READING = ("reading", "to read", "read")
+"""What is being read stands first."""
+
+
+def _listed(paper: Paper, about: list[Note]) -> dict[str, Any]:
+    status = "read" if about else paper.readstatus  # who wrote a note has read the paper
+    facets = {"status": [status], "year": [str(paper.year)], "venue": [paper.venue] if paper.venue else []}
+    return {"paper": paper, "notes": newest_first(about), "status": status, "facets": facets}
 
 
 def data(site: Site) -> Page:

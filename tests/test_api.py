@@ -19,7 +19,7 @@ from generator.site import Site
 ATOM = {"a": "http://www.w3.org/2005/Atom"}
 NAMES = {
     "notes": "added author changed claims kernels kind page papers relations slug summary tags title updates whole",
-    "papers": "arxiv authors bibtex doi key notes title url venue year",
+    "papers": "arxiv authors bibtex doi key notes readstatus title url venue year",
     "claims": "because expect holds id metric note says seeds setting unit value verdict where",
     "results": "figures key metrics note provenance tables",
 }

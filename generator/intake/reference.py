@@ -36,10 +36,10 @@ class Name:
 
     @property
     def surname(self) -> str:
-        """Return the family name without its particles: Oord for van den Oord."""
-        words = self.family.split()
-        kept = [word for word in words if not word[:1].islower()]
-        return " ".join(kept or words[-1:])
+        """Return the family name without its particles: Oord for van den Oord; of a group its first telling word."""
+        words = list(telling(self.family))[:1] if self.group else self.family.split()
+        kept = words if self.group else [word for word in words if not word[:1].islower()]
+        return " ".join(kept or words[-1:]) or self.family
 
     def __str__(self) -> str:
         family = escaped(self.family)
@@ -160,12 +160,19 @@ def entry(reference: Reference, key: str) -> str:
         "archiveprefix": "arXiv" if reference.arxiv else "",
         "doi": reference.doi,
         # With a DOI or a number the address adds nothing: those lead to the paper.
-        "url": "" if reference.doi or reference.arxiv else reference.url,
+        "url": "" if reference.doi or reference.arxiv else _web(reference.url),
         "readstatus": reference.status,
     }
     lines = [f"  title = {{{_title(reference)}}}", f"  author = {{{' and '.join(map(str, reference.authors))}}}"]
     lines += [f"  {name} = {{{values[name]}}}" for name in FIELDS if values.get(name)]
     return f"@{reference.kind}{{{key},\n" + ",\n".join(lines) + "\n}"
+
+
+def _web(url: str) -> str:
+    """Return an address as braces can hold it; nothing where it is none of the web's."""
+    if not re.match(r"(https?|ftp)://\S+$", url):
+        return ""
+    return url if url.count("{") == url.count("}") == 0 else url.replace("{", "%7B").replace("}", "%7D")
 
 
 def _title(reference: Reference) -> str:

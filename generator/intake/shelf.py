@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import replace
 
 import bibtexparser
+from bibtexparser import model
 
 from generator.bibliography import read_papers
 from generator.identifiers import folded, normal_title
@@ -15,7 +16,9 @@ from generator.intake.report import Item, Report
 from generator.schema import Paper, ReadStatus
 
 FILE = "notes/library.bib"
-_KEY = re.compile(r"^[ \t]*@[ \t]*\w+[ \t]*[{(][ \t]*([^\s,{}()]+)", re.MULTILINE)
+_KEY = re.compile(
+    r"^[ \t]*@[ \t]*(?!(?:comment|string|preamble)\b)\w+[ \t]*[{(][ \t]*([^\s,{}()]+)", re.MULTILINE | re.IGNORECASE
+)
 
 
 class Shelf:
@@ -94,20 +97,22 @@ def _places(text: str) -> tuple[list[int], list[str]]:
     """
     places: list[int] = []
     keys: list[str] = []
-    after = 0
+    ended = after = 0
     for block in bibtexparser.parse_string(text).blocks:
         raw = block.raw or ""
         at = text.find(raw, after) if raw else -1
         if at < 0:
             continue
         if found := _KEY.match(raw):
-            gap = text[after:at]
+            gap = text[ended:at]
             blank = list(re.finditer(r"\n[ \t]*\r?\n", gap))
-            put = after + blank[-1].end() if blank else after + gap.find("\n") + 1 if "\n" in gap else at
+            put = ended + blank[-1].end() if blank else ended + gap.find("\n") + 1 if "\n" in gap else at
             places.append(put if places else min(put, at))
             # Where a file is not sorted, what comes in stands before the first key that is greater than all before it.
             keys.append(max(found[1].lower(), keys[-1] if keys else ""))
         after = at + len(raw)
+        if not isinstance(block, model.ImplicitComment):
+            ended = after
     return places, keys
 
 
