@@ -86,23 +86,30 @@ def _entries(bibtex: str) -> list[Reference]:
 
 def _placed(reference: Reference, shelf: Shelf, given: dict[str, Any], asking: bool) -> str:
     """Return the paper's key: the one it has, or that of its new entry."""
+    titled = replace(reference, title=reference.title or given["title"])
     same = shelf.find(reference)
-    if not same and reference.missing and (reference.arxiv or reference.doi) and not given["offline"]:
-        try:
-            reference = looked_up(reference)
-        except OfflineError as error:
-            err.print(Text(f"{error}; going on with what is given"))
     if not same:
-        reference = replace(reference, title=reference.title or given["title"])
-        reference = _completed(reference) if asking else reference
+        if titled.missing and (reference.arxiv or reference.doi) and not given["offline"]:
+            reference = _looked_up(reference)
+            titled = replace(reference, title=reference.title or given["title"])
+        reference = _completed(titled) if asking else titled
         same = shelf.find(reference)
     if same:
         out.print(Text(f"{files.FILE} has it as {same[0]}: {same[1]}"))
         return same[0]
     if reference.missing:
         flags = " ".join(f"--{name} …" for name in reference.missing)
-        raise click.UsageError(f"the paper has no {' and no '.join(reference.missing)}; give {flags}")
+        hint = "" if given["arxiv"] or given["doi"] or given["bibtex"] else " (or --by, for who writes the note)"
+        raise click.UsageError(f"the paper has no {' and no '.join(reference.missing)}; give {flags}{hint}")
     return shelf.add(reference)
+
+
+def _looked_up(reference: Reference) -> Reference:
+    try:
+        return looked_up(reference)
+    except OfflineError as error:
+        err.print(Text(f"{error}; going on with what is given"))
+        return reference
 
 
 def _completed(reference: Reference) -> Reference:

@@ -21,6 +21,10 @@ MOST = 20
 """Papers that were there already are many when a library comes in a second time: so many are named."""
 
 
+def _writer() -> str:
+    return os.environ.get("USER") or "anonymous"
+
+
 @click.command()
 @click.argument("slug", default="")
 @click.option("--arxiv", metavar="ID", help="The paper's arXiv number, or its address there; any version.")
@@ -32,7 +36,7 @@ MOST = 20
 @click.option("--paper", "papers", multiple=True, metavar="KEY", help="A paper of notes/library.bib; may be repeated.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="Default: paper where there is one, else essay.")
 @click.option("--no-kernel", is_flag=True, help="Write no kernel.py.")
-@click.option("--by", default=lambda: os.environ.get("USER", "anonymous"), show_default="you", help="Who writes it.")
+@click.option("--by", default=_writer, show_default="you", help="Who writes it.")
 @click.option("--offline", is_flag=True, help="Ask no network for what is not given.")
 @click.pass_obj
 def new(root: Path | None, slug: str, **given: Any) -> None:
@@ -115,8 +119,9 @@ def _cover(library: Library, papers: tuple[str, ...]) -> str:
     help="Where the file does not say how far the reading has come; default: to read.",
 )
 @click.option("--dry-run", is_flag=True, help="Write nothing; say what would come in.")
+@click.option("--by", default=_writer, show_default="you", help="Who wrote the notes that do not say it.")
 @click.pass_obj
-def import_(root: Path | None, file: Path, status: ReadStatus | None, dry_run: bool) -> None:
+def import_(root: Path | None, file: Path, status: ReadStatus | None, dry_run: bool, by: str) -> None:
     """Take in a library of papers (.bib or CSL-JSON) as a reading list, or a folder of Markdown notes.
 
     Papers come into notes/library.bib, each once, and the rest of that file stays as it is. Exit status 1 if something
@@ -132,7 +137,7 @@ def import_(root: Path | None, file: Path, status: ReadStatus | None, dry_run: b
                 raise click.UsageError("--status and --dry-run are for libraries of papers; leave them out for notes")
             from generator.intake.markdown import import_notes
 
-            _show(import_notes(file, project), "added", "note")
+            _show(import_notes(file, project, by), "added", "note")
             return
         shelf = files.open_shelf(project)
         report = take_in(shelf, files.read_references(file.read_bytes(), str(file)), str(file), status or "to read")
