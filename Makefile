@@ -36,7 +36,7 @@ test: $(READY) ## Run every test: notes, methods, kernels, generator, browser
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(READY) ## Lint, types, and every problem of every note
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/papernotes check
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/papernotes fmt --check && $(BIN)/papernotes check
 
 new: $(READY) ## Begin a note: make new SLUG=my_paper TITLE="My Paper"
 	@$(BIN)/papernotes new $(SLUG) $(if $(TITLE),--title "$(TITLE)")

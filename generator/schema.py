@@ -122,12 +122,12 @@ class FrontMatter(Record):
     """What stands between the two lines of three dashes."""
 
     title: Text
+    papers: tuple[str, ...] = ()
     kind: Kind
     author: Text
     added: datetime.date
-    summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-    papers: tuple[str, ...] = ()
     tags: tuple[Tag, ...] = ()
+    summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
     cover: Cover | None = None
     relations: tuple[Relation, ...] = ()
     claims: tuple[Claim, ...] = ()
