@@ -12,7 +12,8 @@ PieceKind = Literal["code", "inline math", "display math", "html", "source", "re
 # First come, first served from left to right; a Jinja tag is matched only to be left alone.
 _TOKENS = re.compile(
     r"""
-    (?P<fence>^(?P<indent>[ ]{0,3})(?P<tick>`{3,}|~{3,})[^\n]*\n(?:.*?\n)??[ ]{0,3}(?P=tick)[`~]*[ \t]*$)
+    (?P<fence>^(?P<indent>[ ]{0,3}(?P<deep>(?:[ \t]|>[ ]?)+)?)(?P<tick>`{3,}|~{3,})[^\n]*\n
+        (?:.*?\n)??(?(deep)(?P=indent)|[ ]{0,3})(?P=tick)[`~]*[ \t]*$)
     |(?P<escape>\\[\\`$])
     |(?P<code>(?P<run>`+)(?!`)(?:[^\n]|\n(?!\s*\n))+?(?<!`)(?P=run)(?!`))
     |(?P<jinja>\{\{.*?\}\}|\{%.*?%\}|\{\#.*?\#\})
@@ -61,6 +62,8 @@ def lift(markdown: str) -> Lifted:
         whole, lines = match[0], match[0].count("\n")
         if match["fence"] or match["code"]:
             return lifted.put("code", whole, lines)
+        if whole == r"\$":
+            return "&#36;"  # Markdown knows no such escape
         if match["display"]:
             return lifted.put("display math", (match["d1"] or match["d2"]).strip(), lines)
         if match["inline"]:

@@ -15,6 +15,8 @@ CASES = [
     ("it costs $5 and $6.", []),
     (r"it costs \$5 $x$", [("inline math", "x")]),
     ("{{ metric('a$b') }} and {{ metric('c$d') }}", []),
+    ("- a\n    ```\n    {{ no }}\n\n    $x$\n    ```", [("code", "    ```\n    {{ no }}\n\n    $x$\n    ```")]),
+    ("> ```\n> $x$\n>\n> {{ no }}\n> ```", [("code", "> ```\n> $x$\n>\n> {{ no }}\n> ```")]),
     ("`$x$` is code", [("code", "`$x$`")]),
     ("$x\n\ny$", []),
     ("$a\\$b$", [("inline math", "a\\$b")]),
@@ -34,6 +36,10 @@ def test_what_was_lifted_comes_back(text):
     restored = lifted.back(lifted.text, lambda kind, piece: back[kind].format(piece))
     assert [kind for kind, _ in lift(restored).pieces] == [kind for kind, _ in lifted.pieces]
     assert lifted.text.count("\n") == text.count("\n")  # so that Jinja's line numbers stay true
+
+
+def test_a_dollar_that_is_no_formula_shows_as_one():
+    assert lift(r"it costs \$5 and $6").text == "it costs &#36;5 and $6"
 
 
 def test_marks_in_the_input_are_no_marks():
