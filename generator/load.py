@@ -117,11 +117,13 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
     if path.stem in RESERVED:
         return wrong(1, f"'{path.stem}' is an address the site uses itself", "rename the note", "reserved-slug")
 
-    return _read_note(text, path.stem, file)
+    return read_note(text, path.stem, file)
 
 
 @lru_cache(maxsize=4096)  # a served site is loaded at every edit of one note
-def _read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
+def read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
+    """Read the text of a note; return what is wrong with it where it is none."""
+
     def wrong(line: int, what: str, fix: str, code: str) -> list[Problem]:
         return [Problem(file, line, what, fix, code=code)]
 

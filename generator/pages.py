@@ -91,7 +91,23 @@ def assets(site: Site) -> list[Asset]:
         for figure in result.figures.values()
         for file in figure["files"]
     ]
-    return [*own, *code, *figures, *api.files(site), *feeds.files(site), *social.files(site), search.asset(site)]
+    return [
+        *own,
+        *code,
+        *figures,
+        *_pictures(site),
+        *api.files(site),
+        *feeds.files(site),
+        *social.files(site),
+        search.asset(site),
+    ]
+
+
+def _pictures(site: Site) -> list[Asset]:
+    """Return the pictures that notes show: MkDocs would find them by itself, another engine would not."""
+    notes = site.library.root / "notes"
+    found = (path for path in sorted((notes / "pictures").glob("*")) if path.is_file() and not path.is_symlink())
+    return [Asset(path=path.relative_to(notes).as_posix(), source=path) for path in found]
 
 
 def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:

@@ -67,10 +67,15 @@ def one_line(text: str, most: int) -> str:
 
 def summary_of(paragraph: str) -> str:
     """Return the first sentence of a paragraph, as plain text."""
-    text = re.sub(r"!?\[\[[^\]|]*\|([^\]]*)\]\]|!\[[^\]]*\]\([^)]*\)", r"\1", paragraph)
+    text = re.sub(r"!?\[\[[^\]|]*\|([^\]]*)\]\]|!\[[^\]]*\]\([^)]*\)", r"\1", paragraph[: 20 * SUMMARY])
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)(?:\{[^}]*\})?", r"\1", text)
     text = re.sub(r"\[@([^\]]*)\]|\[\^[^\]]*\]|<(?![\s\d])[^>]*>", "", text)
-    text = re.sub(r"\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`|\$", "", text).replace("&#123;", "{").replace("&#36;", "$")
+    text = re.sub(r"\$[^$\n]*\$", lambda found: re.sub(r"\\[A-Za-z]+|[{}$\\]", "", found[0]), text)
+    text = (
+        re.sub(r"\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`|\$", "", text)
+        .replace("&#123;", "{")
+        .replace("&#36;", "$")
+    )
     text = text.replace("&lt;", "<").replace("&#91;", "[").replace("&#40;", "(").replace("\\", "")
     line = re.sub(r"\s+([.,;:!?])", r"\1", one_line(text, 10 * SUMMARY))
     end = next((found.start() for found in _SENTENCE.finditer(line)), len(line))
