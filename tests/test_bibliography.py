@@ -35,6 +35,11 @@ def test_names_accents_and_arxiv_numbers_are_read(project):
         ("@article{a, title={x}, author={y}, year=1}\n@book{a, title={x}, author={y}, year=2000}", "duplicate key 'a'"),
         ("@article{a, title={x}, title={z}, author={y}, year=2000}", "field given twice: title"),
         ("@article{a, title={x\n@book{b, title={x}, author={y}, year=2000}", "entry cannot be read"),
+        (
+            "@article{a, title={x}, author={y}, year=2000, readstatus={tread}}",
+            "unknown readstatus 'tread'; did you mean",
+        ),
+        ("@article{a, title={x}, author={and}, year=2000}", "entry 'a' has no author; add it"),
         ("@article{a/../b, title={x}, author={y}, year=2000}", "characters an address cannot hold"),
     ],
 )
@@ -52,3 +57,24 @@ def test_one_bad_entry_does_not_cost_the_others(project):
 def test_a_missing_bibliography_is_an_empty_one(project):
     (project.root / "notes/library.bib").unlink()
     assert load(project.root).papers == {}
+
+
+def test_a_group_keeps_its_and_an_address_its_signs_and_a_script_is_none(project):
+    text = (
+        "@misc{a, title={50% of $\\mathbb{R}$}, author={{Barnes and Noble} and King, Jr., Martin}, year=2000, "
+        "url={https://x.example/~me\\_too?a=%20}}\n@misc{b, title={x}, author={y}, year=2000, url={javascript:alert(1)}}"
+    )
+    papers, problems = bib(project, text)
+    assert not problems
+    assert papers["a"].title == "50% of $\\mathbb{R}$"
+    assert papers["a"].authors == ("Barnes and Noble", "Martin King Jr.")
+    assert papers["a"].url == "https://x.example/~me_too?a=%20"
+    assert papers["b"].url == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "status"), [("", ""), ("To Read", "to read"), ("skimmed", "reading"), ("read", "read")]
+)
+def test_jabrefs_field_is_read(project, field, status):
+    papers, _ = bib(project, f"@article{{a, title={{x}}, author={{y}}, year=2000, readstatus={{{field}}}}}")
+    assert papers["a"].readstatus == status

@@ -7,7 +7,7 @@ from generator.build import build
 from generator.load import load
 from generator.schema import Result
 from generator.site import Site
-from generator.tables import ROWS, kernel_counts, methods, notes
+from generator.tables import ROWS, kernel_counts, methods, notes, reading
 from generator.timeplot import timeline as plotted
 
 SECOND = """
@@ -132,3 +132,33 @@ def test_the_home_page_counts_kernels_by_state(toy):
     assert kernel_counts(Site(library, {"toy": result})) == {
         "agree with their twins": 1, "disagree": 1, "not yet measured": 2,
     }  # fmt: skip
+
+
+def listed(project, *statuses):
+    project.write("notes/library.bib", "".join(
+        f"@article{{p{n}, title={{<Title> {n}}}, author={{A, B}}, year={2000 + n}, url={{https://x.example/{n}}}, "
+        f"readstatus={{{status}}}}}\n" for n, status in enumerate(statuses)
+    ))  # fmt: skip
+
+
+def test_the_reading_list_begins_with_what_is_being_read_and_a_noted_paper_is_read(toy):
+    listed(toy, "to read", "", "reading", "to read")
+    toy.note("third", papers="[p3]", title="The third")
+    (page,) = reading(Site(load(toy.root)))
+    found = [page.markdown.index(f"&lt;Title&gt; {n}") for n in (2, 0, 3)]
+    assert found == sorted(found) and "&lt;Title&gt; 1" not in page.markdown
+    row = page.markdown[found[-1] - 200 :]
+    assert 'data-status="read"' in row and "The third" in row and 'href="../papers/p3/"' in row
+    assert 'href="https://x.example/0"' in page.markdown
+
+
+def test_an_empty_reading_list_says_how_to_begin_one(toy):
+    (page,) = reading(Site(load(toy.root)))
+    assert page.path == "reading.md"
+    assert "papernotes import FILE" in page.markdown and "<table" not in page.markdown
+
+
+def test_a_long_reading_list_goes_on_over_pages(toy, monkeypatch):
+    monkeypatch.setattr("generator.tables.ROWS", 2)
+    listed(toy, *["to read"] * 5)
+    assert [page.path for page in reading(Site(load(toy.root)))] == ["reading.md", "reading/2.md", "reading/3.md"]
