@@ -14,7 +14,7 @@ _PASTED = re.compile(
     rf"(?:(?:abs|pdf|html|format|list|overview)/)?(?:arxiv[:.]\s*)?{_NUMBER}(?:\.pdf)?(?:\s*\[[\w.-]+\])?/?(?:[?#].*)?",
     re.IGNORECASE,
 )
-_DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]*[^\s\"<>.,;]")
+_DOI = re.compile(r"10\.\d{4,9}/[^\s\"{}\\]*[^\s\"{}\\.,;]")
 _LETTERS = str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i"})
 
 

@@ -69,6 +69,6 @@ def escaped(text: str) -> str:
         cleaned = re.sub(r"[{}\\]", "", pieces[at]).replace("$", r"\$")
         pieces[at] = _SPECIAL.sub(r"\\\g<0>", cleaned)
     for at in range(1, len(pieces), 2):
-        if pieces[at].count("{") != pieces[at].count("}") or pieces[at].endswith("\\$"):
+        if pieces[at].count("{") != pieces[at].count("}") or "@" in pieces[at]:  # as BibTeX sees it, its entry ends
             pieces[at] = re.sub(r"[{}]", "", pieces[at])
     return "".join(pieces)

@@ -195,8 +195,7 @@ class Paper(Record):
     arxiv: str = ""
     doi: str = ""
     url: str = ""
-    readstatus: ReadStatus = ""
-    """How far its reading has come; empty for a paper that is on no reading list."""
+    readstatus: ReadStatus = ""  # empty for a paper that is on no reading list
     bibtex: str
 
     @property

@@ -133,14 +133,14 @@ def test_latex_becomes_letters_and_formulae_stay(latex, text):
 
 
 def test_what_is_written_is_read_as_the_same_paper(project):
-    title = r"50% of \ell & #_ $\ell_{2}$ {braces} for $5 or \textbackslash"
+    title = r"50% of \ell & #_ $\ell_{2}$ {braces} $@misc{x$ for $5 or \textbackslash"
     found = Reference("article", title, (name_of("{A & B_C}"), name_of("D, E")), 2020, more={"journal": "J & K #1"})
     shelf = Shelf("")
     key = shelf.add(found)
     project.write("notes/library.bib", shelf.written())
     papers, problems = load_papers(project.root / "notes/library.bib", project.root)
     assert not problems
-    assert papers[key].title == r"50% of ell & #_ $\ell_{2}$ braces for $5 or textbackslash"
+    assert papers[key].title == r"50% of ell & #_ $\ell_{2}$ braces $@miscx$ for $5 or textbackslash"
     assert (papers[key].authors, papers[key].venue) == (("A & B_C", "E D"), "J & K #1")
 
 
@@ -211,6 +211,10 @@ def test_numbers_within_other_text():
     assert arxiv_in("arXiv:1706.03762 [cs]") == "1706.03762"
     assert arxiv_in("pages 1706.037621") == ""
     assert doi_of("https://doi.org/10.1007/978-3-319-10590-1\\_53.") == "10.1007/978-3-319-10590-1_53"
+    assert doi_of("10.1002/(SICI)1097-4636(199823)43:4<338::AID-JBM2>3.0.CO;2-B") == (
+        "10.1002/(SICI)1097-4636(199823)43:4<338::AID-JBM2>3.0.CO;2-B"
+    )
+    assert doi_of("10.1109/x{y\\") == "10.1109/x"
     assert doi_of("no doi") == ""
 
 

@@ -170,7 +170,7 @@ def entry(reference: Reference, key: str) -> str:
 
 def _web(url: str) -> str:
     """Return an address as braces can hold it; nothing where it is none of the web's."""
-    if not re.match(r"(https?|ftp)://\S+$", url):
+    if not re.match(r"(https?|ftp)://[^\s\\]+$", url):
         return ""
     return url if url.count("{") == url.count("}") == 0 else url.replace("{", "%7B").replace("}", "%7D")
 
