@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, nodes
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import Environment, TemplateSyntaxError, nodes
 
 from generator.lift import lift
 from generator.schema import Note
@@ -31,12 +30,34 @@ CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]")
 
 
 @dataclass(frozen=True)
+class Text:
+    """What an author wrote between embeds."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Call:
-    """One embed as written: its name, its constant arguments, and its line in the file."""
+    """One embed as written: its name, its constant arguments, and its line."""
 
     name: str
     line: int
-    arguments: dict[str, Any] = field(default_factory=dict)
+    given: tuple[Any, ...] = ()
+    named: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return its arguments by their names."""
+        return dict(zip(EMBEDS.get(self.name, ()), self.given, strict=False)) | self.named
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is no call of an embed; nothing of it is ever evaluated."""
+
+    line: int
+    what: str
 
 
 @lru_cache(maxsize=4096)
@@ -50,23 +71,57 @@ def reading(body: str) -> tuple[str, tuple[tuple[str, str, int], ...]]:
     return lifted.text, tuple(pieces)
 
 
+@lru_cache(maxsize=4096)
+def pieces(body: str) -> tuple[Text | Call | Refused, ...]:
+    """Return a body as its text and its embeds, with their lines in it; raise TemplateSyntaxError where it cannot be read.
+
+    Jinja is read here and never run: a note may call embeds with constants, and nothing else that Jinja can do.
+    """
+    text, _ = reading(body)
+    try:
+        tree = Environment(keep_trailing_newline=True).parse(text)
+    except RecursionError:
+        raise TemplateSyntaxError("nested too deeply", 1) from None
+    found: list[Text | Call | Refused] = []
+    for node in tree.body:
+        for part in node.nodes if isinstance(node, nodes.Output) else [node]:
+            found.append(_piece(part))
+    return tuple(found)
+
+
+def _piece(node: nodes.Node) -> Text | Call | Refused:
+    if isinstance(node, nodes.TemplateData):
+        return Text(node.lineno, node.data)
+    if not isinstance(node, nodes.Call) or not isinstance(node.node, nodes.Name):
+        return Refused(node.lineno, _said(node))
+    values = [*node.args, *(pair.value for pair in node.kwargs)]
+    if odd := [one for one in values if not isinstance(one, nodes.Const)]:
+        return Refused(node.lineno, f"{_said(odd[0])} as an argument of {node.node.name}()")
+    if node.dyn_args or node.dyn_kwargs:
+        return Refused(node.lineno, f"* in the arguments of {node.node.name}()")
+    named = {pair.key: pair.value.as_const() for pair in node.kwargs}
+    return Call(node.node.name, node.lineno, tuple(one.as_const() for one in node.args), named)
+
+
+def _said(node: nodes.Node) -> str:
+    if isinstance(node, nodes.Name):
+        return f"the name '{node.name}'"
+    return _NODES.get(type(node).__name__, "an expression")
+
+
+_NODES = {
+    "For": "a loop", "If": "a condition", "CondExpr": "a condition", "Assign": "an assignment", "AssignBlock": "an assignment",
+    "Include": "an include", "Import": "an import", "FromImport": "an import", "Extends": "an extended template", "Macro": "a macro",
+    "Block": "a block", "With": "a block", "Filter": "a filter", "FilterBlock": "a filter", "Test": "a test", "Getattr": "an attribute",
+    "Getitem": "an item", "Call": "a call of what is no name", "Const": "a constant", "List": "a list", "Tuple": "a tuple",
+    "Dict": "a mapping",
+}  # fmt: skip
+
+
 def calls(note: Note) -> list[Call]:
     """Return every embed of the note; raise TemplateSyntaxError where its Jinja cannot be read."""
-    text, _ = reading(note.body)
-    tree = SandboxedEnvironment().parse(text)
-    found = []
-    for call in tree.find_all(nodes.Call):
-        if not isinstance(call.node, nodes.Name):
-            continue
-        names = EMBEDS.get(call.node.name, ())
-        arguments = dict(zip(names, map(_constant, call.args), strict=False))
-        arguments.update({pair.key: _constant(pair.value) for pair in call.kwargs})
-        found.append(Call(call.node.name, call.lineno + note.body_line - 1, arguments))
-    return found
-
-
-def _constant(node: nodes.Node) -> Any:
-    return node.value if isinstance(node, nodes.Const) else None
+    found = (one for one in pieces(note.body) if isinstance(one, Call))
+    return [replace(one, line=one.line + note.body_line - 1) for one in found]
 
 
 @lru_cache(maxsize=1024)
@@ -96,10 +151,13 @@ __all__ = [
     "EMBEDS",
     "LINK",
     "Call",
+    "Refused",
     "TemplateSyntaxError",
+    "Text",
     "calls",
     "definition",
     "definitions",
+    "pieces",
     "reading",
     "tree",
 ]
