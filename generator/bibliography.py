@@ -12,6 +12,7 @@ from bibtexparser import model
 
 from generator.identifiers import arxiv_in, doi_of
 from generator.latex import is_group, people, plain, verbatim
+from generator.safe import leads_where_it_may
 from generator.schema import Paper, Problem, ReadStatus
 from generator.spelling import nearest
 
@@ -29,6 +30,8 @@ def load_papers(path: Path, root: Path) -> tuple[dict[str, Paper], list[Problem]
     file = path.relative_to(root).as_posix()
     if not path.exists():
         return {}, []
+    if path.is_symlink():
+        return {}, [Problem(file, 1, "a symbolic link", "copy the file into notes/", code="leaves-project")]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -49,8 +52,12 @@ def read_papers(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
             found = _paper(block, file)
             if isinstance(found, Problem):
                 problems.append(found)
-            else:
-                papers[found.key] = found
+                continue
+            if not leads_where_it_may(found.url):
+                what = f"entry '{found.key}': its url cannot be linked to"
+                problems.append(Problem(file, line, what, "give one that begins with https:", code="link-not-allowed"))
+                found = found.model_copy(update={"url": ""})
+            papers[found.key] = found
         elif isinstance(block, model.DuplicateBlockKeyBlock):
             what = f"duplicate key '{block.key}'"
             problems.append(Problem(file, line, what, "keep one of the two entries", code="duplicate-entry"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from generator.drawings import drawing
 from generator.partials import partial
 from generator.schema import Note
 from generator.site import Site, count_verdicts
@@ -30,7 +31,7 @@ def cards(path: str, notes: Iterable[Note], site: Site) -> Markup:
 def _card(path: str, note: Note, site: Site) -> dict[str, Any]:
     papers = site.papers(note)
     cover = site.cover(note)
-    figure = Markup(cover.read_text(encoding="utf-8")) if cover else None
+    figure = Markup(drawing(*cover).svg) if cover else None
     line = f"{papers[0].short_authors}, {papers[0].year}" if papers else f"{note.front.kind}, {note.front.added.year}"
     return {
         "href": site.link(path, f"{note.slug}.md"),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
-from generator.embeds import CITATION, EMBEDS, LINK, TemplateSyntaxError, calls, definitions, reading, tree
+from generator.embeds import CITATION, EMBEDS, LINK, UNREADABLE, TemplateSyntaxError, calls, definitions, reading, tree
 from generator.formulae import FormulaError, mathml
 from generator.schema import Library, Note, Problem, Snippet
 from generator.spelling import nearest
@@ -107,9 +107,8 @@ def _embeds(note: Note, library: Library) -> Iterator[Problem]:
     try:
         found = calls(note)
     except TemplateSyntaxError as error:
-        fix = "close it, or put it in a code span if it is no embed"
         line = error.lineno + note.body_line - 1
-        yield Problem(note.file, line, f"Jinja: {error.message}", fix, code="jinja")
+        yield Problem(note.file, line, f"Jinja: {error.message}", UNREADABLE, code="jinja")
         return
     for call in found:
 

@@ -65,6 +65,11 @@ RULES = {
         "A link out of the project",
         "A symbolic link could publish any file of the machine that builds the site. Copy the file instead.",
     ),
+    "file-kind": Rule(
+        "A file of a kind that is not published",
+        "Beside the notes lie pictures (png, jpg, gif, webp, avif, svg) and data (csv, json, txt). A page of HTML or a script "
+        "there would run in every reader's browser. What mkdocs.yml itself names, such as a stylesheet, is published.",
+    ),
     "slug": Rule(
         "A file name that is no slug",
         "The name is the note's address and a Python package: lower-case letters, digits and '_', beginning with a letter.",
@@ -124,6 +129,43 @@ RULES = {
         "`{{ … }}` calls an embed. Braces that are meant to be seen go into a code span.",
         '{{ figure("curve" }}',
         '{{ figure("curve") }}',
+    ),
+    "jinja-not-allowed": Rule(
+        "Jinja that is no call of an embed",
+        "Notes come from strangers: no expression, loop or filter of a note is ever evaluated. Arguments are constants.",
+        '{{ metric("loss") | upper }}',
+        '{{ metric("loss") }}',
+    ),
+    "too-many-embeds": Rule(
+        "More embeds than one page can show", "At most 1,000 a note, showing at most 30 million characters together."
+    ),
+    "html-not-allowed": Rule(
+        "HTML in a note",
+        "A note is Markdown. Of HTML it may hold br, sub, sup, kbd, mark, del, ins, small, abbr and wbr, without attributes.",
+        '<img src="curve.png" width="300">',
+        '![the curve](curve.png){ width="300" }',
+    ),
+    "attribute-not-allowed": Rule(
+        "An attribute that a note may not set",
+        "Braces after Markdown set classes, an id, and the width, height and loading of a picture.",
+        '[a link](notes.md){ onclick="…" }',
+        "[a link](notes.md){ .wide }",
+    ),
+    "link-not-allowed": Rule(
+        "A link that may run something",
+        "Links lead to http:, https: and mailto: addresses, to pages of the site and to parts of a page.",
+        "[here](javascript:…)",
+        "[here](https://example.org)",
+    ),
+    "picture-from-elsewhere": Rule(
+        "A picture of another site",
+        "A reader's browser asks nobody but this site. Put the file beside the note.",
+        "![](https://example.org/curve.png)",
+        "![a curve](curve.png)",
+    ),
+    "figure-not-allowed": Rule(
+        "A figure that holds more than a drawing",
+        "SVG can hold scripts, pages and addresses. What Matplotlib draws with is kept, all else is left out.",
     ),
     "unknown-embed": Rule(
         "An embed that does not exist", "CONTRIBUTING lists them.", '{{ figur("curve") }}', '{{ figure("curve") }}'

@@ -25,6 +25,8 @@ EMBEDS = {
 }
 """What a note may call, and the names of its arguments; what shows a result also takes `of`, another snippet's slug."""
 
+UNREADABLE = "close it, or put it in a code span if it is no embed"
+"""How to mend Jinja that cannot be read."""
 LINK = re.compile(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]+))?\]\]")
 CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]")
 
@@ -150,6 +152,7 @@ __all__ = [
     "CITATION",
     "EMBEDS",
     "LINK",
+    "UNREADABLE",
     "Call",
     "Refused",
     "TemplateSyntaxError",

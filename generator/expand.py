@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from types import FrameType
 from typing import Any
+from urllib.parse import quote
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from generator import claims, markup, roofline, speed
+from generator import claims, drawings, markup, roofline, safe, speed
 from generator.beside import beside
-from generator.embeds import CITATION, EMBEDS, LINK, definition
+from generator.embeds import (
+    CITATION,
+    EMBEDS,
+    LINK,
+    UNREADABLE,
+    Call,
+    Refused,
+    TemplateSyntaxError,
+    Text,
+    definition,
+    pieces,
+)
 from generator.formulae import FormulaError, label, mathml
 from generator.lift import Lifted, lift
 from generator.partials import partial, show_problems
@@ -24,7 +32,11 @@ from generator.schema import Note, Problem, Result
 from generator.site import Site
 from generator.spelling import nearest
 
-_NOTE = "<note>"
+EMBED_LIMIT = 1_000
+"""Embeds of one note, and with what they may show the bound on what a note can grow to."""
+SHOWN_LIMIT = 30_000_000
+"""Characters that the embeds of one note may show together."""
+_FORMAT = re.compile(r"[+ ]?0?[0-9]{0,2},?(\.[0-9]{1,2})?[deEfFgGn%]?")
 SENTENCE = re.compile(r"(?<=[.!?])(?:\*\*)?\s+(?=[^a-z\s])")
 """Between two sentences: a stop, perhaps the end of bold type, then anything but a small letter."""
 
@@ -70,6 +82,10 @@ class _Reader:
         self.shown = 0
         self.equations: dict[str, int] = {}
         self.references: dict[str, int] = {}
+        self.line = 1
+        """Of the embed that is being shown."""
+        self.calls = 0
+        self.room = SHOWN_LIMIT
         self.showed_claims = False
         self.keys: list[str] = []
         self.mentions: list[tuple[str, str]] = []
@@ -78,23 +94,43 @@ class _Reader:
         self.lifted = lift(self.note.body)
         names = [label(piece) for kind, piece in self.lifted.pieces if kind == "display math"]
         self.equations = {name: n for n, name in enumerate(dict.fromkeys(filter(None, names)), start=1)}
-        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        environment.globals = {name: self._safely(getattr(self, f"_{name}")) for name in EMBEDS}
-        environment.globals |= {name: self._safely(embed) for name, embed in (more or {}).items()}
+        embeds = {name: getattr(self, f"_{name}") for name in EMBEDS} | (more or {})
         try:
-            template = environment.from_string(self.lifted.text)
-            template.filename = _NOTE
-            self.template = template
-            text = template.render()
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            line, fix = _line_of(error) + self.note.body_line - 1, "see the embeds in CONTRIBUTING.md"
-            text = self.lifted.text + self._wrong(line, f"Jinja: {error}", fix, "jinja")
+            found = pieces(self.note.body)
+        except TemplateSyntaxError as error:
+            said = self._wrong(self._at(error.lineno), f"Jinja: {error.message}", UNREADABLE, "jinja")
+            found = (Text(1, self.lifted.text), Text(1, said))
+        text = "".join(self._piece(piece, embeds) for piece in found)
         for match in sorted(
             LINK.finditer(text), key=lambda match: text.startswith("#", text.rfind("\n", 0, match.start()) + 1)
         ):
             self._mention(match, text)  # those in headings last: a sentence says more
         text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
         return self.lifted.back(beside(text, self.lifted), self._show)
+
+    def _piece(self, piece: Text | Call | Refused, embeds: dict[str, Callable[..., Any]]) -> str:
+        self.line = self._at(piece.line)
+        if isinstance(piece, Text):
+            text, refused = safe.text(piece.text)
+            self.problems += [
+                Problem(self.note.file, self.line + down, what, fix, code=code) for down, code, what, fix in refused
+            ]
+            return text
+        if isinstance(piece, Refused):
+            what = f"a note calls embeds with constants and nothing else; here stands {piece.what}"
+            return self._wrong(self.line, what, "write it out, or put it in a code span", "jinja-not-allowed")
+        self.calls += 1
+        if self.calls > EMBED_LIMIT or self.room < 0:
+            what, fix = "more embeds than a page can show", f"at most {EMBED_LIMIT:,}; split the note"
+            return self._wrong(self.line, what, fix, "too-many-embeds") if self.calls <= EMBED_LIMIT + 1 else ""
+        before = len(self.lifted.pieces)
+        shown = self._call(piece, embeds)
+        self.room -= sum(len(made) for _, made in self.lifted.pieces[before:])
+        return shown
+
+    def _at(self, line: int) -> int:
+        """Return the line of the file that a line of the body is."""
+        return line + self.note.body_line - 1
 
     # What the embeds of a note are. Each returns a mark, so that nothing later reads into its output.
 
@@ -103,7 +139,11 @@ class _Reader:
         figure = self._named("figure", name, result.figures)
         self.shown += 1
         self.figures.setdefault(self._here(name, of), self.shown)
-        panels = [(result.folder / file).read_text(encoding="utf-8") for file in figure["files"]]
+        panels = [drawings.drawing(result.folder, file) for file in figure["files"]]
+        for left_out in dict.fromkeys(one for panel in panels for one in panel.left_out):
+            what = f"the figure '{name}' holds {left_out}, which is left out"
+            fix = "draw it with Matplotlib alone"
+            self.problems.append(Problem(self.note.file, self.line, what, fix, code="figure-not-allowed"))
         return self._html(
             partial(
                 "figure",
@@ -111,12 +151,14 @@ class _Reader:
                 name=self._here(name, of),
                 figure=figure,
                 origin=self._origin(of),
-                panels=[(*_shape(svg), Markup(svg)) for svg in panels],
+                panels=[(*_shape(panel.svg), Markup(panel.svg)) for panel in panels],
             )
         )
 
     def _metric(self, name: str, format: str = "", of: str = "") -> str:
         metric = self._named("metric", name, self._result(of).metrics)
+        if not _FORMAT.fullmatch(str(format)):
+            raise ValueError(f"no number is written as '{str(format)[:20]}'")
         title = markup.escape(metric.get("setting") or f"measured when this site was built: {name}")
         value = markup.escape(claims.shown(metric, format))
         return self.lifted.put("html", f'<span class="pn-metric" title="{title}">{value}</span>')
@@ -156,7 +198,7 @@ class _Reader:
 
     def _ref(self, name: str, of: str = "") -> str:
         name = self._here(str(name), of)
-        self.references.setdefault(name, self._calling_line())
+        self.references.setdefault(name, self.line)
         return self.lifted.put("reference", name)  # figures further down have no number yet
 
     def _claims(self) -> str:
@@ -191,30 +233,19 @@ class _Reader:
     def _html(self, html: str) -> str:
         return self.lifted.put("html", html)
 
-    def _safely(self, embed: Callable[..., Any]) -> Callable[..., str]:
-        """Let a failing embed cost its own place on the page only."""
-
-        def call(*arguments: Any, **named: Any) -> str:
-            try:
-                return embed(*arguments, **named)
-            except _NotMeasuredError as missing:
-                return self._html(
-                    f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>'
-                )
-            except EmbedError as error:
-                return self._wrong(self._calling_line(), str(error), error.fix, error.code)
-            except (TypeError, ValueError) as error:
-                fix = "see the embeds in CONTRIBUTING.md"
-                return self._wrong(self._calling_line(), f"embed: {error}", fix, "embed-argument")
-
-        return call
-
-    def _calling_line(self) -> int:
-        frame: FrameType | None = sys._getframe()
-        while frame and frame.f_code.co_filename != "<template>":
-            frame = frame.f_back
-        line = self.template.get_corresponding_lineno(frame.f_lineno) if frame else 1
-        return line + self.note.body_line - 1
+    def _call(self, piece: Call, embeds: dict[str, Callable[..., Any]]) -> str:
+        """Show an embed; one that fails costs its own place on the page only."""
+        try:
+            if piece.name not in embeds:
+                raise EmbedError(f"unknown embed '{piece.name}'", nearest(piece.name, embeds), "unknown-embed")
+            return str(embeds[piece.name](*piece.given, **piece.named))
+        except _NotMeasuredError as missing:
+            return self._html(f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>')
+        except EmbedError as error:
+            return self._wrong(self.line, str(error), error.fix, error.code)
+        except (TypeError, ValueError) as error:
+            fix = "see the embeds in CONTRIBUTING.md"
+            return self._wrong(self.line, f"embed: {error}", fix, "embed-argument")
 
     def _wrong(self, line: int, what: str, fix: str, code: str) -> str:
         problem = Problem(self.note.file, line, what, fix, code=code)
@@ -230,7 +261,8 @@ class _Reader:
             return self.lifted.put(
                 "html", f'<span class="pn-missing" title="no such note">{markup.escape(text or slug)}?</span>'
             )
-        return f"[{markup.escape(text or note.front.title)}]({slug}.md{'#' + anchor if anchor else ''}){{ .pn-note }}"
+        anchor = "#" + quote(anchor, safe=":.-_") if anchor else ""
+        return f"[{markup.escape(text or note.front.title)}]({slug}.md{anchor}){{ .pn-note }}"
 
     def _mention(self, match: re.Match[str], text: str) -> None:
         """Keep the sentence a link stands in, for the page that it leads to."""
@@ -282,7 +314,7 @@ class _Reader:
 
     def _reference(self, name: str) -> str:
         if name in self.figures:
-            return f'<a class="pn-ref" href="#figure-{name}">Figure {self.figures[name]}</a>'
+            return f'<a class="pn-ref" href="#figure-{markup.escape(name)}">Figure {self.figures[name]}</a>'
         if name in self.equations:
             return f'<a class="pn-ref" href="#equation-{name}">Equation {self.equations[name]}</a>'
         if line := self.references.pop(name, None):  # said once
@@ -295,16 +327,6 @@ class _Reader:
 
 class _NotMeasuredError(Exception):
     """There is no result to take a figure or a number from."""
-
-
-def _line_of(error: BaseException) -> int:
-    line = getattr(error, "lineno", None) or 1
-    trace = error.__traceback__
-    while trace:
-        if trace.tb_frame.f_code.co_filename == _NOTE:  # Jinja rewrites its frames to the text's own lines
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
 
 
 def _shape(svg: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from generator.schema import Snippet
 def find_snippets(root: Path) -> dict[str, Snippet]:
     """Return every folder of snippets/ that holds Python files."""
     try:
-        folders = sorted(one.name for one in os.scandir(root / "snippets") if one.is_dir())
+        folders = sorted(one.name for one in os.scandir(root / "snippets") if one.is_dir(follow_symlinks=False))
     except OSError:
         return {}
     found = {}
@@ -19,6 +19,8 @@ def find_snippets(root: Path) -> dict[str, Snippet]:
         if name.startswith((".", "_")):
             continue
         folder = root / "snippets" / name
-        if files := tuple(sorted(file for file in os.listdir(folder) if file.endswith(".py"))):
+        with os.scandir(folder) as there:  # a link could show any file of the machine
+            files = tuple(sorted(file.name for file in there if file.name.endswith(".py") and not file.is_symlink()))
+        if files:
             found[name] = Snippet.model_construct(slug=name, folder=folder, files=files)
     return found

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from generator.bibliography import load_papers
 from generator.find import find_snippets
+from generator.pictures import links, pictures
 from generator.schema import (
     SLUG,
     About,
@@ -58,9 +59,16 @@ def load(root: Path) -> Library:
         else:
             problems.extend(found)
             broken[path.stem] = tuple(found)
-    snippets = find_snippets(root)
+    files, found = pictures(root)
+    problems += [*found, *links(root / "snippets", root)]
     return Library(
-        root=root, notes=tuple(notes), papers=papers, snippets=snippets, problems=tuple(problems), broken=broken
+        root=root,
+        notes=tuple(notes),
+        papers=papers,
+        snippets=find_snippets(root),
+        files=tuple(files),
+        problems=tuple(dict.fromkeys(problems)),
+        broken=broken,
     )
 
 
@@ -100,8 +108,8 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
     def wrong(line: int, what: str, fix: str, code: str) -> list[Problem]:
         return [Problem(file, line, what, fix, code=code)]
 
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return wrong(1, "symbolic link that leaves the project", "copy the file into notes/", "leaves-project")
+    if path.is_symlink():
+        return wrong(1, "a symbolic link", "copy the file into notes/", "leaves-project")
     try:
         if path.stat().st_size > NOTE_LIMIT:
             fix = "split the note, or record tables in its experiment"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from generator import api, archives, claims, feeds, graph, markup, search, social, speed, tables
+from generator import api, archives, claims, drawings, feeds, graph, markup, search, social, speed, tables
 from generator.cards import cards
 from generator.codes import RULES
 from generator.expand import expand
@@ -86,16 +86,17 @@ def assets(site: Site) -> list[Asset]:
         for file in snippet.files
     ]
     figures = [
-        Asset(path=f"files/{slug}/{file}", source=result.folder / file)
+        _figure(f"files/{slug}/{file}", result.folder, file)
         for slug, result in site.results.items()
         for figure in result.figures.values()
         for file in figure["files"]
+        if drawings.is_plain(file)
     ]
     return [
+        *site.library.files,
         *own,
         *code,
         *figures,
-        *_pictures(site),
         *api.files(site),
         *feeds.files(site),
         *social.files(site),
@@ -103,11 +104,10 @@ def assets(site: Site) -> list[Asset]:
     ]
 
 
-def _pictures(site: Site) -> list[Asset]:
-    """Return the pictures that notes show: MkDocs would find them by itself, another engine would not."""
-    notes = site.library.root / "notes"
-    found = (path for path in sorted((notes / "pictures").glob("*")) if path.is_file() and not path.is_symlink())
-    return [Asset(path=path.relative_to(notes).as_posix(), source=path) for path in found]
+def _figure(path: str, folder: Path, file: str) -> Asset:
+    """Return a figure's file as it was recorded, or written anew where it holds what could run when it is opened."""
+    found = drawings.drawing(folder, file)
+    return Asset(path=path, text=found.svg) if found.left_out else Asset(path=path, source=folder / file)
 
 
 def _home(site: Site) -> tuple[Page, tuple[Problem, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as entities
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from mkdocs.plugins import BasePlugin
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-from generator import __version__, markup, search
+from generator import __version__, markup, policy, safe, search
 from generator.build import Built, build
+from generator.drawings import clean
 from generator.execute import Limits
 from generator.rerun import Reruns
 from generator.schema import About
@@ -44,6 +46,9 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.index: dict[str, bytes] = {}
         self.notes: list[File] = []
         """The pages that the search finds."""
+        self.written: set[str] = set()
+        """The pages that show what somebody wrote."""
+        self.policy = policy.Policy()
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         self.serving = command == "serve"
@@ -81,6 +86,8 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         for failure in built.runs.failures.values():
             log.warning("snippets/%s %s: %s\n%s", failure.slug, failure.outcome, failure.error, failure.tail.rstrip())
         self.heads = {page.path: page.head for page in built.pages}
+        self.written = {page.path for page in built.pages if page.source}
+        self._withhold(files, config)
         for page in built.pages:
             self._place(
                 files,
@@ -97,14 +104,27 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         return files
 
     def on_page_markdown(self, markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+        # The theme writes these as they are.
+        page.meta = {
+            name: entities.escape(value) if isinstance(value, str) else value
+            for name, value in page.meta.items()
+            if name in ("title", "description", "hide")
+        }
         text, self.drawings = markup.without_drawings(markdown)
         return text
 
     def on_page_content(self, html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-        return markup.with_drawings(html, self.drawings)
+        if page.file.src_uri in self.written:
+            html = safe.page(html)
+        return markup.with_drawings(html, [clean(drawing).svg for drawing in self.drawings])
 
     def on_post_page(self, output: str, *, page: Page, config: MkDocsConfig) -> str:
-        return output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1)
+        return self.policy.put(output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1))
+
+    def on_post_template(self, output_content: str, *, template_name: str, config: MkDocsConfig) -> str:
+        if template_name == policy.EMPTY:
+            self.policy.learn(output_content)
+        return self.policy.put(output_content) if template_name.endswith(".html") else output_content
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
         folder = Path(config.site_dir) / search.FOLDER
@@ -132,11 +152,20 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             self.reruns.tell()
             if self.reruns.news.exists():
                 server.watch(str(self.reruns.news))
+        server.set_app(policy.while_serving(server.get_app()))
         return server
 
     def on_shutdown(self) -> None:
         if self.reruns:
             self.reruns.stop()
+
+    def _withhold(self, files: Files, config: MkDocsConfig) -> None:
+        """Take away what lies in notes/ and was not read: MkDocs would publish it as it is, and for the theme's own file."""
+        theme = (config.theme.get("logo"), config.theme.get("favicon"))
+        named = {str(one) for one in (*config.extra_css, *config.extra_javascript, *config.extra_templates, *theme)}
+        for file in list(files):
+            if file.src_dir == config.docs_dir and not file.generated_by and file.src_uri not in named:
+                files.remove(file)
 
     def _place(self, files: Files, file: File, source: str) -> None:
         if old := files.get_file_from_path(file.src_uri):

@@ -294,6 +294,14 @@ class About(Record):
     """Address of a note's discussion, with {slug} and {title} in it; empty where there is none."""
 
 
+class Asset(Record):
+    """One file of the site that is no page: copied from `source`, or with `text` as its content."""
+
+    path: str
+    source: Path | None = None
+    text: str = ""
+
+
 class Library(Record):
     """Everything the loader found, and everything that was wrong with it."""
 
@@ -302,6 +310,8 @@ class Library(Record):
     papers: Mapping[str, Paper] = Field(default_factory=dict)
     snippets: Mapping[str, Snippet] = Field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    files: tuple[Asset, ...] = ()
+    """The pictures and data that lie beside the notes."""
     broken: Mapping[str, tuple[Problem, ...]] = Field(default_factory=dict)
     """Notes that could not be read, by slug: their pages show what is wrong."""
 
@@ -319,11 +329,3 @@ class Page(Record):
     """The file of the project it was made from, for its edit link."""
     head: str = ""
     """Lines for the page's <head>, where an engine lets them in."""
-
-
-class Asset(Record):
-    """One file of the site that is no page: copied from `source`, or with `text` as its content."""
-
-    path: str
-    source: Path | None = None
-    text: str = ""

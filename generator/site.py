@@ -63,14 +63,14 @@ class Site:
         """Return the address of a note's page from the root of the site."""
         return markup.address("index.md", f"{note.slug}.md", self.directory_urls)
 
-    def cover(self, note: Note) -> Path | None:
-        """Return the drawing that stands for the note on other pages, a file; the cover may be another note's figure."""
+    def cover(self, note: Note) -> tuple[Path, str] | None:
+        """Return the drawing that stands for the note on other pages, a folder and its file; the cover may be another note's figure."""
         of, name = named_cover(note)
         result = self.results.get(of)
         if result is None or not result.figures:
             return None
         figure = result.figures.get(name) or next(iter(result.figures.values()))
-        return result.folder / str(figure["files"][0])
+        return result.folder, str(figure["files"][0])
 
     @cached_property
     def _verdicts(self) -> dict[str, list[Judgement]]:

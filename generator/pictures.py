@@ -1,0 +1,68 @@
+"""The folder of notes comes in; the pictures and data that lie beside the notes go out, and what may not lie there.
+
+Whatever a site engine finds there it would publish: a page of HTML, a script under the name of the theme's own, or through
+a link any file of the machine that builds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from generator.drawings import clean
+from generator.schema import Asset, Problem
+
+KINDS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".avif", ".svg", ".csv", ".json", ".txt")
+READ = (".md", ".bib")
+"""What the generator reads itself."""
+
+
+def pictures(root: Path) -> tuple[list[Asset], list[Problem]]:
+    """Return every file beside the notes that the site may show, and what is wrong with the others."""
+    assets, problems = [], []
+    for path in _walk(root / "notes"):
+        file = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            fix = "copy the file into notes/"
+            problems.append(Problem(file, 1, "a symbolic link", fix, code="leaves-project"))
+        elif path.suffix.lower() == ".svg":
+            asset, found = _drawing(path, file)
+            assets.append(asset)
+            problems += found
+        elif path.suffix.lower() in KINDS:
+            assets.append(Asset(path=file.removeprefix("notes/"), source=path))
+        elif path.suffix not in READ:
+            fix = f"keep {', '.join(one[1:] for one in KINDS)} there; what the whole site needs is named in mkdocs.yml"
+            problems.append(Problem(file, 1, "a file of a kind that is not published", fix, code="file-kind"))
+    return assets, problems
+
+
+def links(folder: Path, root: Path) -> list[Problem]:
+    """Return a problem for every symbolic link in a folder of the project."""
+    return [
+        Problem(path.relative_to(root).as_posix(), 1, "a symbolic link", "copy the file there", code="leaves-project")
+        for path in _walk(folder)
+        if path.is_symlink()
+    ]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield every file of a folder, and every link in place of what it leads to; nothing whose name begins with a dot."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        yield from (Path(place, name) for name in folders if Path(place, name).is_symlink())
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _drawing(path: Path, file: str) -> tuple[Asset, list[Problem]]:
+    """Return a drawing as it is, or written anew where it holds what could run when it is opened."""
+    name = file.removeprefix("notes/")
+    try:
+        found = clean(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        return Asset(path=name), [Problem(file, 1, "not UTF-8", "save the file as UTF-8", code="not-utf8")]
+    if not found.left_out:
+        return Asset(path=name, source=path), []
+    what = f"holds {', '.join(found.left_out)}, left out"
+    return Asset(path=name, text=found.svg), [Problem(file, 1, what, "save it as plain SVG", code="figure-not-allowed")]
