@@ -117,7 +117,7 @@ class _Reader:
             ]
             return text
         if isinstance(piece, Refused):
-            what = f"a note calls embeds with constants and nothing else; here stands {piece.what}"
+            what = f"Jinja: a note calls embeds with constants, and nothing else is read: here {piece.what}"
             return self._wrong(self.line, what, "write it out, or put it in a code span", "jinja-not-allowed")
         self.calls += 1
         if self.calls > EMBED_LIMIT or self.room < 0:
@@ -151,7 +151,7 @@ class _Reader:
                 name=self._here(name, of),
                 figure=figure,
                 origin=self._origin(of),
-                panels=[(*_shape(panel.svg), Markup(panel.svg)) for panel in panels],
+                panels=[(*panel.shape, Markup(panel.svg)) for panel in panels],
             )
         )
 
@@ -327,9 +327,3 @@ class _Reader:
 
 class _NotMeasuredError(Exception):
     """There is no result to take a figure or a number from."""
-
-
-def _shape(svg: str) -> tuple[int, str]:
-    """Return how many pixels wide a panel may grow, so that its text stays near the size of the page's, and its shape."""
-    found = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)', svg)
-    return (round(1.8 * float(found[1])), f"{found[1]} / {found[2]}") if found else (600, "auto")

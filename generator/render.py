@@ -79,7 +79,11 @@ def _discussion(note: Note, site: Site) -> str:
 
 def render_home(note_file: Path, site: Site, embeds: dict[str, Callable[..., Any]]) -> tuple[str, tuple[Problem, ...]]:
     """Return the home page's Markdown, with the embeds that only it has."""
-    body = note_file.read_text(encoding="utf-8") if note_file.exists() and not note_file.is_symlink() else "# Notes\n\n{{ cards() }}\n"
+    body = (
+        note_file.read_text(encoding="utf-8")
+        if note_file.exists() and not note_file.is_symlink()
+        else "# Notes\n\n{{ cards() }}\n"
+    )
     file = note_file.relative_to(site.library.root).as_posix()
     home = Note.model_construct(slug="index", file=file, front=None, body=body, body_line=1, places={})
     filled = expand(home, site, embeds)

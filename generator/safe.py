@@ -25,7 +25,11 @@ def leads_where_it_may(address: str) -> bool:
     """Return whether a link's address is relative, or of a scheme that runs nothing."""
     plain = _HIDDEN.sub("", html.unescape(html.unescape(address)))
     scheme = _SCHEME.match(plain)
-    return scheme[1].lower() in SCHEMES if scheme else ":" not in plain.partition("/")[0].partition("?")[0].partition("#")[0]
+    return (
+        scheme[1].lower() in SCHEMES
+        if scheme
+        else ":" not in plain.partition("/")[0].partition("?")[0].partition("#")[0]
+    )
 
 
 def stays_here(address: str) -> bool:

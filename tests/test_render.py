@@ -98,7 +98,10 @@ WRONG = [
     ('{{ metric("tow") }}', ":10:1: the experiment records no metric 'tow'; did you mean 'two'?"),
     ('{{ metric("two", "nonsense") }}', ":10:1: embed:"),
     ('{{ kernel("toy") }}', ":10:1: the experiment records no kernel 'toy'; there are none yet"),
-    ("{{ undefined_name }}", ":10:1: Jinja: 'undefined_name' is undefined"),
+    (
+        "{{ undefined_name }}",
+        ":10:1: Jinja: a note calls embeds with constants, and nothing else is read: here the name 'undefined_name'",
+    ),
     ("$$\nx\n$$\n\n{{ 1 / 0 }}", ":14:1: Jinja:"),
     ("{% include 'note.md' %}", "Jinja:"),
     ("{% extends 'note.md' %}", "Jinja:"),
