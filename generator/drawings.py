@@ -14,125 +14,18 @@ from pathlib import Path
 from xml.parsers import expat
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\.svg")
-_TAGS = frozenset(
-    [
-        "svg",
-        "g",
-        "path",
-        "use",
-        "defs",
-        "clipPath",
-        "rect",
-        "circle",
-        "ellipse",
-        "line",
-        "polyline",
-        "polygon",
-        "image",
-        "text",
-        "tspan",
-        "style",
-        "pattern",
-        "linearGradient",
-        "radialGradient",
-        "stop",
-        "title",
-        "desc",
-    ]
-)
-_ATTRIBUTES = frozenset(
-    [
-        "id",
-        "style",
-        "d",
-        "x",
-        "y",
-        "dx",
-        "dy",
-        "x1",
-        "x2",
-        "y1",
-        "y2",
-        "cx",
-        "cy",
-        "r",
-        "rx",
-        "ry",
-        "fx",
-        "fy",
-        "width",
-        "height",
-        "viewBox",
-        "version",
-        "preserveAspectRatio",
-        "transform",
-        "points",
-        "clip-path",
-        "clip-rule",
-        "clipPathUnits",
-        "gradientUnits",
-        "gradientTransform",
-        "patternUnits",
-        "patternTransform",
-        "patternContentUnits",
-        "offset",
-        "spreadMethod",
-        "stop-color",
-        "stop-opacity",
-        "fill",
-        "fill-opacity",
-        "fill-rule",
-        "stroke",
-        "stroke-opacity",
-        "stroke-width",
-        "stroke-dasharray",
-        "stroke-dashoffset",
-        "stroke-linecap",
-        "stroke-linejoin",
-        "stroke-miterlimit",
-        "opacity",
-        "font-size",
-        "font-family",
-        "font-weight",
-        "font-style",
-        "text-anchor",
-        "dominant-baseline",
-        "xml:space",
-    ]
-)
-_PROPERTIES = frozenset(
-    [
-        "fill",
-        "fill-opacity",
-        "fill-rule",
-        "stroke",
-        "stroke-opacity",
-        "stroke-width",
-        "stroke-dasharray",
-        "stroke-dashoffset",
-        "stroke-linecap",
-        "stroke-linejoin",
-        "stroke-miterlimit",
-        "opacity",
-        "font",
-        "font-size",
-        "font-family",
-        "font-weight",
-        "font-style",
-        "font-stretch",
-        "font-variant",
-        "text-anchor",
-        "clip-path",
-        "clip-rule",
-        "stop-color",
-        "stop-opacity",
-        "image-rendering",
-        "color",
-        "dominant-baseline",
-        "letter-spacing",
-        "mix-blend-mode",
-    ]
-)
+_DRAWN = """svg g path use defs clipPath rect circle ellipse line polyline polygon image text tspan style pattern linearGradient
+radialGradient stop title desc"""
+_SET = """id style d x y dx dy x1 x2 y1 y2 cx cy r rx ry fx fy width height viewBox version preserveAspectRatio transform points
+clip-path clip-rule clipPathUnits gradientUnits gradientTransform patternUnits patternTransform patternContentUnits offset
+spreadMethod stop-color stop-opacity fill fill-opacity fill-rule stroke stroke-opacity stroke-width stroke-dasharray
+stroke-dashoffset stroke-linecap stroke-linejoin stroke-miterlimit opacity font-size font-family font-weight font-style
+text-anchor dominant-baseline xml:space"""
+_STYLED = """fill fill-opacity fill-rule stroke stroke-opacity stroke-width stroke-dasharray stroke-dashoffset stroke-linecap
+stroke-linejoin stroke-miterlimit opacity font font-size font-family font-weight font-style font-stretch font-variant
+text-anchor clip-path clip-rule stop-color stop-opacity image-rendering color dominant-baseline letter-spacing
+mix-blend-mode"""
+_TAGS, _ATTRIBUTES, _PROPERTIES = (frozenset(names.split()) for names in (_DRAWN, _SET, _STYLED))
 _SPACES = {"xmlns": "http://www.w3.org/2000/svg", "xmlns:xlink": "http://www.w3.org/1999/xlink"}
 _STYLE = "*{stroke-linejoin: round; stroke-linecap: butt}"
 """What Matplotlib writes into <style>, always."""

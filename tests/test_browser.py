@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served
+from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served, until
 from conftest import Project
 
 from generator.load import load
@@ -168,9 +168,9 @@ def open_search(page, key):
 def ask(page, words):
     """Type words into the search and return what it says and the links it finds, best first."""
     page.locator(".pn-search input").fill("")
-    page.wait_for_function("document.querySelector('.pn-search-said').textContent == ''")
+    until(page, "document.querySelector('.pn-search-said').textContent == ''")
     page.locator(".pn-search input").fill(words)
-    page.wait_for_function("document.querySelector('.pn-search-said').textContent != ''", timeout=20_000)
+    until(page, "document.querySelector('.pn-search-said').textContent != ''")
     links = page.locator(".pn-search-found > li > a").evaluate_all("links => links.map(link => link.pathname)")
     return page.locator(".pn-search-said").inner_text(), links
 
@@ -318,11 +318,11 @@ def test_a_table_of_several_pages_is_filtered_and_sorted_as_one(browser, paged):
             assert rows.count() == 2 and pager.is_visible()
             if act == "filter":
                 page.locator("select[name=tag]").select_option("tag-0")
-                page.wait_for_function("document.querySelector('.pn-filter output').textContent == '3 of 5'")
+                until(page, "document.querySelector('.pn-filter output').textContent == '3 of 5'")
                 assert rows.count() == 3
             else:
                 page.get_by_role("button", name="Note", exact=True).click()
-                page.wait_for_function("document.querySelectorAll('#rows tbody tr').length == 5")
+                until(page, "document.querySelectorAll('#rows tbody tr').length == 5")
                 page.wait_for_timeout(50)
                 assert [row.inner_text() for row in page.locator("td.pn-title").all()] == [
                     f"Note {n}" for n in range(5)
@@ -385,7 +385,7 @@ def test_the_scheme_can_be_switched_by_hand(visit):
     page = visit("elu/", "light")
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.locator("label[title='Switch to dark']").click()
-    page.wait_for_function(f"getComputedStyle(document.body).backgroundColor != '{before}'")
+    until(page, f"getComputedStyle(document.body).backgroundColor != '{before}'")
 
 
 def test_formulae_are_mathml_with_the_sites_own_font(visit):
