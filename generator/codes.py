@@ -35,6 +35,12 @@ RULES = {
         "tags: &t [activation]\nauthor: *t",
         "tags: [activation]",
     ),
+    "yaml-tag": Rule(
+        "A YAML tag",
+        "A tag makes an object of a value; front matter is text, numbers, lists and mappings.",
+        "tags: !!set {a}",
+        "tags: [a]",
+    ),
     "yaml-depth": Rule("Front matter nested too deeply", "Nothing a note says needs more than a few levels."),
     "duplicate-key": Rule(
         "A key given twice", "YAML would keep the last one and say nothing.", "title: A\ntitle: B", "title: B"

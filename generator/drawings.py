@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from xml.parsers import expat
 
+NONE = "<svg></svg>"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\.svg")
 _DRAWN = """svg g path use defs clipPath rect circle ellipse line polyline polygon image text tspan style pattern linearGradient
 radialGradient stop title desc"""
@@ -55,15 +56,15 @@ def is_plain(name: object) -> bool:
     return isinstance(name, str) and bool(_NAME.fullmatch(name))
 
 
-def drawing(folder: Path, name: str) -> Drawing:
+def drawing(folder: Path, name: object) -> Drawing:
     """Return a figure of a result; a name that is no plain file of its folder is an empty drawing."""
-    path = folder / name
-    if not is_plain(name) or path.is_symlink():
-        return Drawing("<svg></svg>", ("a file that is not its own",))
+    path = folder / str(name) if is_plain(name) else None
+    if path is None or path.is_symlink():
+        return Drawing(NONE, ("a file that is not its own",))
     try:
         return clean(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        return Drawing("<svg></svg>", ("what is not UTF-8",))
+        return Drawing(NONE, ("what is not UTF-8",))
 
 
 @lru_cache(maxsize=512)
@@ -80,8 +81,8 @@ def clean(svg: str) -> Drawing:
     try:
         parser.Parse(svg, True)
     except (expat.ExpatError, _DoctypeError):
-        return Drawing("<svg></svg>", ("what is no SVG",))
-    return Drawing("".join(writer.out), tuple(dict.fromkeys(writer.left_out)))
+        return Drawing(NONE, ("what is no SVG",))
+    return Drawing("".join(writer.out) or NONE, tuple(dict.fromkeys(writer.left_out)))
 
 
 class _DoctypeError(Exception):

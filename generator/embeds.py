@@ -115,7 +115,7 @@ _NODES = {
     "For": "a loop", "If": "a condition", "CondExpr": "a condition", "Assign": "an assignment", "AssignBlock": "an assignment",
     "Include": "an include", "Import": "an import", "FromImport": "an import", "Extends": "an extended template", "Macro": "a macro",
     "Block": "a block", "With": "a block", "Filter": "a filter", "FilterBlock": "a filter", "Test": "a test", "Getattr": "an attribute",
-    "Getitem": "an item", "Call": "a call of what is no name", "Const": "a constant", "List": "a list", "Tuple": "a tuple",
+    "Getitem": "an item", "Call": "a call", "Const": "a constant", "List": "a list", "Tuple": "a tuple",
     "Dict": "a mapping",
 }  # fmt: skip
 

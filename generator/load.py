@@ -36,6 +36,11 @@ RESERVED = {
 }  # fmt: skip
 NOTE_LIMIT = 2_000_000
 DEPTH_LIMIT = 20
+SAID_LIMIT = 100
+"""Problems of one front matter that are said."""
+FRONT_LIMIT = 50_000
+"""Characters of front matter: what bounds the time it takes to read, whatever it holds."""
+_LONG_NUMBER = re.compile(r"[-+.]?\d[\w:.+-]{99,}")
 
 
 def load(root: Path) -> Library:
@@ -138,6 +143,9 @@ def read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
     head, body, body_line = _split(text)
     if head is None:
         return wrong(1, "no front matter", "begin the file with '---', the front matter, and '---'", "no-front-matter")
+    if len(head) > FRONT_LIMIT:
+        what = f"front matter of more than {FRONT_LIMIT // 1000} kB"
+        return wrong(1, what, "move what is not about the note as a whole into its body", "too-large")
     node = _compose(head, file)
     if isinstance(node, Problem):
         return [node]
@@ -147,7 +155,7 @@ def read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
     ]
     try:
         raw = yaml.SafeLoader("").construct_document(node)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         return [
             Problem(file, _yaml_place(error), f"front matter: {_yaml_reason(error)}", "mend the value", code="yaml")
         ]
@@ -155,7 +163,7 @@ def read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
         front = FrontMatter.model_validate(raw)
         note = Note(slug=slug, file=file, front=front, body=body, body_line=body_line, places=places)
     except ValidationError as error:
-        return problems + [_explain(one, file, places) for one in error.errors()]
+        return problems + [_explain(one, file, places) for one in error.errors()[:SAID_LIMIT]]
     return problems or note
 
 
@@ -181,6 +189,12 @@ def _compose(head: str, file: str) -> yaml.MappingNode | Problem:
             if isinstance(event, yaml.AliasEvent):
                 what = "front matter: YAML aliases are not used here"
                 return Problem(file, at, what, "write the value out", code="yaml-alias")
+            if getattr(event, "tag", None):
+                what = "front matter: YAML tags are not used here"
+                return Problem(file, at, what, f"drop {event.tag[:40]}", code="yaml-tag")
+            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
+                what = "front matter: a number of more than 100 characters"
+                return Problem(file, at, what, "put it in quotes, if it is none", code="value")
             if depth > DEPTH_LIMIT:
                 return Problem(file, at, "front matter: nested too deeply", "close the brackets", code="yaml-depth")
         node = yaml.compose(head, Loader=yaml.SafeLoader)
@@ -215,7 +229,8 @@ def _index(node: yaml.Node, path: tuple[object, ...] = ()) -> tuple[Places, list
     if isinstance(node, yaml.MappingNode):
         keys = [key.value if isinstance(key, yaml.ScalarNode) else "?" for key, _ in node.value]
         marks = [_place(key.start_mark) for key, _ in node.value]
-        duplicates += [(key, marks[n]) for n, key in enumerate(keys) if key in keys[:n]]
+        first = {key: n for n, key in reversed(list(enumerate(keys)))}
+        duplicates += [(key, marks[n]) for n, key in enumerate(keys) if first[key] < n]
         children = [(key, value, mark) for key, (_, value), mark in zip(keys, node.value, marks, strict=True)]
     elif isinstance(node, yaml.SequenceNode):
         children = [(n, value, _place(value.start_mark)) for n, value in enumerate(node.value)]

@@ -180,6 +180,8 @@ def _attribute(tag: str, name: str, value: str) -> str | None:
         return None
     if name == "src" and not stays_here(value):
         return None
+    if name == "href" and not leads_where_it_may(value):
+        return None
     if tag == "input" and name == "type" and value not in ("checkbox", "radio"):
         return None
     return value

@@ -61,6 +61,8 @@ class Problem(Record):
 class Expect(Record):
     """What a claim predicts of its metric: one of near+within, below, above, between or equals."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
     near: float | None = None
     within: float | None = Field(default=None, ge=0)
     below: float | MetricName | None = None
@@ -122,16 +124,16 @@ class FrontMatter(Record):
     """What stands between the two lines of three dashes."""
 
     title: Text
-    papers: tuple[str, ...] = ()
+    papers: tuple[str, ...] = Field(default=(), max_length=500)
     kind: Kind
     author: Text
     added: datetime.date
-    tags: tuple[Tag, ...] = ()
+    tags: tuple[Tag, ...] = Field(default=(), max_length=50)
     summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
     cover: Cover | None = None
-    relations: tuple[Relation, ...] = ()
-    claims: tuple[Claim, ...] = ()
-    updates: tuple[Update, ...] = ()
+    relations: tuple[Relation, ...] = Field(default=(), max_length=200)
+    claims: tuple[Claim, ...] = Field(default=(), max_length=500)
+    updates: tuple[Update, ...] = Field(default=(), max_length=500)
     """What was changed since, oldest first."""
 
     @property

@@ -12,8 +12,8 @@ from browsing import CHROMIUM, FLAGS, served
 from conftest import BIB, ROOT, Project
 
 from generator import drawings, policy, safe
+from generator.expand import EMBED_LIMIT, expand
 from generator.load import load
-from generator.pages import pages
 from generator.site import Site
 
 RUN = "window.pwned=1"
@@ -304,3 +304,228 @@ def test_every_page_has_its_policy_before_anything_else(hostile):
         head = path.read_text(encoding="utf-8").partition("<head>")[2]
         before = head.partition('<meta http-equiv="Content-Security-Policy"')[0]
         assert before.split() == ["<meta", 'charset="utf-8">'], path
+
+
+# The text of notes
+
+
+def said_of(project, body):
+    project.note(body=body)
+    library = load(project.root)
+    assert not library.problems, library.problems
+    made = expand(library.by_slug["toy"], Site(library))
+    return made.markdown, [str(problem) for problem in made.problems]
+
+
+JINJA = [
+    ("{% for x in range(10**9) %}{{ x }}{% endfor %}", "a loop"),
+    ("{{ 'a' * 10**10 }}", "an expression"),
+    ("{{ 10**10**10 }}", "an expression"),
+    ("{{ figure.__init__.__globals__ }}", "an attribute"),
+    ("{{ ''['__class__'] }}", "an item"),
+    ("{{ figure('a' * 10**10) }}", "an expression as an argument of figure()"),
+    ("{{ figure(*[1]) }}", "* in the arguments of figure()"),
+    ("{{ figure(name=range(9)) }}", "a call as an argument of figure()"),
+    ("{{ 'a' | upper }}", "a filter"),
+    ("{% set x = 1 %}", "an assignment"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}", "a macro"),
+    ("{% include '/etc/passwd' %}", "an include"),
+    ("{{ lipsum(n=10**9) }}", "an expression as an argument of lipsum()"),
+    ("{{ self }}", "the name 'self'"),
+    ("{{ figure('a') ~ 'b' }}", "an expression"),
+]
+
+
+@pytest.mark.parametrize(("body", "what"), JINJA, ids=[body for body, _ in JINJA])
+def test_a_note_calls_embeds_with_constants_and_nothing_else_is_evaluated(project, body, what):
+    begin = time.perf_counter()
+    text, problems = said_of(project, f"Before.\n\n{body}\n\nAfter.\n")
+    assert time.perf_counter() - begin < 5
+    assert "Before." in text and "After." in text
+    (problem,) = problems
+    assert problem.startswith("notes/toy.md:11:1: Jinja:") and what in problem and "[jinja-not-allowed]" in problem
+
+
+def test_brackets_without_end_are_a_problem_and_no_crash(project):
+    _, problems = said_of(project, "{{ " + "(" * 100_000)
+    assert len(problems) == 1 and "[jinja]" in problems[0]
+
+
+def test_a_note_shows_a_bounded_number_of_embeds(project):
+    text, problems = said_of(project, "{{ claims() }}\n" * (EMBED_LIMIT + 50))
+    assert text.count('class="pn-claims"') == EMBED_LIMIT
+    assert [problem.rpartition("[")[2] for problem in problems] == ["too-many-embeds]"]
+
+
+def test_a_number_is_written_in_few_characters(toy):
+    from test_render import PROVENANCE
+
+    from generator.schema import Result
+
+    data = {"metrics": {"two": {"value": 2.0}}, "tables": {}, "figures": {}, "provenance": PROVENANCE}
+    toy.note(body='{{ metric("two", ".999999999f") }} {{ metric("two", ">999999999") }} {{ metric("two", ".3f") }}')
+    library = load(toy.root)
+    results = {"toy": Result(slug="toy", key="k", folder=toy.root, data=data)}
+    made = expand(library.by_slug["toy"], Site(library, results))
+    assert [problem.code for problem in made.problems] == ["embed-argument"] * 2 and ">2.000</span>" in made.markdown
+
+
+def test_plain_html_addresses_comments_and_classes_are_what_they_were(project):
+    body = (
+        "H<sub>2</sub>O, <kbd>Ctrl</kbd>,<br> <https://example.org/?a=b&c=d>, <jane@example.org>, a < b, 1<2.\n{ .pn-lead }\n\n"
+        '![a curve](more/curve.png){ width="300" } [a](https://example.org) [b](notes.md#x) [c](mailto:jane@example.org)\n\n'
+        "`<script>` and {braces}.\n\n```html\n<script>\n```\n"
+    )
+    text, problems = said_of(project, body + "<!-- not\nseen -->\n")
+    assert problems == []
+    for part in body.replace("{braces}", "&#123;braces}").split("\n\n"):
+        assert part.strip() in text
+    assert "seen" not in text
+
+
+def test_each_thing_refused_has_the_line_it_stands_on():
+    _, refused = safe.text("one\n<!-- a\ncomment -->\n<b>bold</b>\n[a](javascript:x)\n\nx {: onclick=y }\n")
+    assert [(down, code) for down, code, *_ in refused] == [
+        (3, "html-not-allowed"), (3, "html-not-allowed"), (4, "link-not-allowed"), (6, "attribute-not-allowed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "may"),
+    [
+        ("https://example.org/a:b", True), ("notes.md#a:b", True), ("#a:b", True), ("../files/toy/method.py", True),
+        ("mailto:a@example.org", True), ("?q=a:b", True), ("//example.org/a", True), ("javascript:x", False),
+        (" java\nscript:x", False), ("JAVASCRIPT&colon;x", False), ("&#106;avascript:x", False), ("data:text/html,x", False),
+        ("vbscript:x", False), ("file:///etc/passwd", False), ("\u200bjavascript:x", False), ("1:x", False),
+    ],
+)  # fmt: skip
+def test_a_link_leads_to_the_web_to_mail_or_to_the_site(address, may):
+    assert safe.leads_where_it_may(address) == may
+
+
+# Front matter
+
+FRONT = [
+    "x: !!python/object/apply:os.system [id]", 'x: !!int ""', 'x: !!bool "q"', 'x: !!timestamp "q"', "x: !!binary x",
+    "x: &a [b]\ny: *a", "x: 1" + ":1" * 20_000, "x: 1" + ":1" * 20_000 + ".5", "x: " + "9" * 40_000, "x: 0x" + "f" * 40_000,
+    "\n".join(f"k{n}: x" for n in range(5_000)), "x: [" + "a, " * 16_000 + "]", "k" * 49_000 + ": x", "? [a]\n: b", "x: \x00",
+    "tags: [" + "a, " * 16_000 + "]", "x: \ufeffy", "a\u2028b: c", "claims:\n" + "  - says: x\n" * 3_500, "added: 2026-99-99",
+    *(f"claims: [{{says: x, metric: a, expect: {{{one}}}}}]" for one in (
+        "near: .nan, within: 1", "below: .inf", "above: 1.0e+999", "equals: .nan", "between: [.nan, 1]", "equals: 0x" + "f" * 5000)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("front", FRONT, ids=[one[:40] for one in FRONT])
+def test_front_matter_is_a_note_or_a_problem_in_little_time(project, front):
+    project.note(more=front)
+    begin = time.process_time()
+    library = load(project.root)
+    assert time.process_time() - begin < 5
+    assert "toy" in library.broken and 0 < len(library.problems) <= 101
+
+
+# Files
+
+
+def test_no_link_to_a_file_elsewhere_is_followed(toy, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.py").write_text("secret = 1\n")
+    (outside / "secret.png").write_text("secret")
+    (outside / "more.md").write_text("secret")
+    for link, target in {
+        "notes/leak.md": "more.md", "notes/leak.png": "secret.png", "notes/leaks": ".", "notes/library2.bib": "more.md",
+        "snippets/toy/leak.py": "secret.py", "snippets/leaks": ".", "snippets/toy/recorded": ".",
+    }.items():  # fmt: skip
+        (toy.root / link).symlink_to(outside / target)
+    library = load(toy.root)
+    said = {problem.file for problem in library.problems if problem.code == "leaves-project"}
+    assert said == {
+        "notes/leak.md", "notes/leak.png", "notes/leaks", "notes/library2.bib", "snippets/toy/leak.py", "snippets/leaks",
+        "snippets/toy/recorded",
+    }  # fmt: skip
+    assert set(library.by_slug) == {"toy"} and set(library.snippets) == {"toy"} and not library.files
+    assert library.snippets["toy"].files == ("experiment.py", "method.py")
+    (toy.root / "notes/library.bib").unlink()
+    (toy.root / "notes/library.bib").symlink_to(outside / "more.md")
+    (toy.root / "notes/index.md").unlink()
+    (toy.root / "notes/index.md").symlink_to(outside / "more.md")
+    mkdocs(toy)
+    site = toy.root / "site"
+    assert not [path for path in site.rglob("*") if path.is_file() and "secret" in path.read_bytes().decode("latin1")]
+
+
+@pytest.mark.parametrize(
+    "name", ["../line.svg", "/etc/passwd", "a/b.svg", "line.svg/..", "LINE.SVG", "line.html", "", None]
+)
+def test_a_figure_is_a_file_of_its_own_result(tmp_path, name):
+    (tmp_path / "result").mkdir()
+    (tmp_path / "line.svg").write_text("<svg><text>secret</text></svg>")
+    assert drawings.drawing(tmp_path / "result", name) == drawings.Drawing(
+        "<svg></svg>", ("a file that is not its own",)
+    )
+
+
+def test_a_figure_is_no_link(tmp_path):
+    (tmp_path / "secret.svg").write_text("<svg><text>secret</text></svg>")
+    (tmp_path / "line.svg").symlink_to(tmp_path / "secret.svg")
+    assert "secret" not in drawings.drawing(tmp_path, "line.svg").svg
+
+
+def test_a_drawing_as_matplotlib_makes_it_is_kept_whole(tmp_path):
+    from generator.lab.figures import panel, save
+
+    fig, ax = panel("a <title> & $x^2$", "x", "y")
+    ax.imshow([[0, 1], [2, 3]])
+    ax.scatter([0, 1], [0, 1], hatch="//")
+    ax.fill_between([0, 1], [0, 1], hatch="x")
+    ax.legend(["a"])
+    save(fig, tmp_path / "line.svg", salt="toy/line.svg")
+    found = drawings.drawing(tmp_path, "line.svg")
+    assert found.left_out == ()
+    written = (tmp_path / "line.svg").read_text()
+    for tag in ("<path", "<use", "<image", "<text", "<tspan", "<pattern", "<clipPath", "style="):
+        assert found.svg.count(tag) == written.count(tag), tag
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        '<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><svg>&b;</svg>',
+        '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
+        "<svg><g></svg>", "<html><script>x</script></html>", "", "text", "<svg xmlns:svg='http://www.w3.org/2000/svg'><svg:script>x</svg:script>",
+    ],
+)  # fmt: skip
+def test_what_is_no_drawing_is_none(svg):
+    assert drawings.clean(svg).svg == "<svg></svg>"
+
+
+# The policy
+
+
+def test_only_the_themes_own_inline_scripts_are_let_in():
+    given = policy.Policy()
+    given.learn('<head><script>a=new URL("/",location)</script><script type="application/json">{}</script></head>')
+    page = '<head><script>a=new URL("../..",location)</script></head><script>b</script><script src="c.js">d</script>'
+    made = given.put(page)
+    assert made.count("sha256-") == 1
+    assert made.startswith('<head>\n<meta http-equiv="Content-Security-Policy"')
+    assert given.put("<head></head><script>b</script>").count("sha256-") == 0
+
+
+def test_while_serving_the_reloading_script_alone_is_let_in_besides():
+    given = policy.Policy()
+    page = (
+        given.put("<html><head></head><body><script>livereload(0)</script>x")
+        + "<script>var livereload = 1; livereload(1, 2);</script></body>"
+    )
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", environ["kind"]), ("Content-Length", str(len(page)))])
+        return [page.encode()]
+
+    told = []
+    (body,) = policy.while_serving(app)({"kind": "text/html"}, lambda *head: told.extend(head))
+    digest = policy._digest(b"var livereload = 1; livereload(1, 2);")
+    assert body.count(b"sha256-") == 1 and digest.encode() in body
+    assert ("Content-Length", str(len(body))) in told[1]
+    assert policy.while_serving(app)({"kind": "text/css"}, lambda *head: None) == [page.encode()]
