@@ -189,9 +189,9 @@ def _compose(head: str, file: str) -> yaml.MappingNode | Problem:
             if isinstance(event, yaml.AliasEvent):
                 what = "front matter: YAML aliases are not used here"
                 return Problem(file, at, what, "write the value out", code="yaml-alias")
-            if getattr(event, "tag", None):
+            if tag := getattr(event, "tag", None):
                 what = "front matter: YAML tags are not used here"
-                return Problem(file, at, what, f"drop {event.tag[:40]}", code="yaml-tag")
+                return Problem(file, at, what, f"drop {tag[:40]}", code="yaml-tag")
             if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
                 what = "front matter: a number of more than 100 characters"
                 return Problem(file, at, what, "put it in quotes, if it is none", code="value")
