@@ -20,14 +20,14 @@ Cover = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]*/)?[a-z0-9][
 Kind = Literal["paper", "digest", "essay", "project"]
 Verdict = Literal["reproduced", "contradicted", "reported only", "untested"]
 Outcome = Literal[
-    "raised", "timed out", "out of memory", "too much output", "too many processes", "killed", "exited", "could not start",
+    "raised", "timed out", "out of memory", "too much output", "too many processes", "killed", "exited", "could not start", ]  # fmt: skip
+ReadStatus = Literal["", "to read", "reading", "read",
 ]  # fmt: skip
-ReadStatus = Literal["", "to read", "reading", "read"]
 RelationKind = Literal["extends", "alternative-to", "uses", "explains", "contradicts", "compares-with"]
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class Problem(Record):
@@ -60,8 +60,6 @@ class Problem(Record):
 
 class Expect(Record):
     """What a claim predicts of its metric: one of near+within, below, above, between or equals."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     near: float | None = None
     within: float | None = Field(default=None, ge=0)
@@ -312,8 +310,7 @@ class Library(Record):
     papers: Mapping[str, Paper] = Field(default_factory=dict)
     snippets: Mapping[str, Snippet] = Field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
-    files: tuple[Asset, ...] = ()
-    """The pictures and data that lie beside the notes."""
+    files: tuple[Asset, ...] = ()  # the pictures and data that lie beside the notes
     broken: Mapping[str, tuple[Problem, ...]] = Field(default_factory=dict)
     """Notes that could not be read, by slug: their pages show what is wrong."""
 
