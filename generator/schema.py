@@ -326,5 +326,4 @@ class Page(Record):
     markdown: str
     source: str = ""
     """The file of the project it was made from, for its edit link."""
-    head: str = ""
-    """Lines for the page's <head>, where an engine lets them in."""
+    head: str = ""  # lines for the page's <head>, where an engine lets them in
