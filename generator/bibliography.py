@@ -53,10 +53,10 @@ def read_papers(text: str, file: str) -> tuple[dict[str, Paper], list[Problem]]:
             if isinstance(found, Problem):
                 problems.append(found)
                 continue
-            if not leads_where_it_may(found.url):
+            url = next((str(one.value) for name, one in block.fields_dict.items() if name.lower() == "url"), "")
+            if not leads_where_it_may(verbatim(url).removeprefix("ftp:")):
                 what = f"entry '{found.key}': its url cannot be linked to"
                 problems.append(Problem(file, line, what, "give one that begins with https:", code="link-not-allowed"))
-                found = found.model_copy(update={"url": ""})
             papers[found.key] = found
         elif isinstance(block, model.DuplicateBlockKeyBlock):
             what = f"duplicate key '{block.key}'"
