@@ -163,9 +163,9 @@ FAULTS = [
     ("notes/toy.md", b"---\ntitle: \xff\n---\nx\n", "notes/toy.md:2:1</code> not UTF-8"),
     ("notes/toy.md", "See [[toi]] and [@nobody2020].", "<mark>9</mark>  See [[toi]] and [@nobody2020]."),
     ("notes/toy.md", "Take $\\frac{1$ of it.", 'href="../problems/#formula"'),
-    ("notes/toy.md", '{{ figure("lime") }}', "did you mean &#39;line&#39;?"),
+    ("notes/toy.md", '{{ figure("lime") }}', "did you mean 'line'?"),
     ("notes/toy.md", "{{ figure(", 'href="../problems/#jinja"'),
-    ("notes/library.bib", "@article{doe2020toy, title = {A", "unknown paper &#39;doe2020toy&#39;"),
+    ("notes/library.bib", "@article{doe2020toy, title = {A", "unknown paper 'doe2020toy'"),
     ("notes/index.md", "{% if %}", ">2</span>"),
     ("snippets/toy/experiment.py", "def run(record:", "SyntaxError"),
 ]
