@@ -26,7 +26,7 @@ from generator.embeds import (
     pieces,
 )
 from generator.formulae import FormulaError, label, mathml
-from generator.lift import Lifted, lift
+from generator.lift import Lifted, lift, settled
 from generator.partials import partial, show_problems
 from generator.schema import Note, Problem, Result
 from generator.site import Site
@@ -305,7 +305,7 @@ class _Reader:
         if kind == "reference":
             return self._reference(piece)
         if not kind.endswith("math"):
-            return piece
+            return settled(piece) if kind == "code" else piece
         try:
             shown = mathml(piece, display=kind == "display math", number=self.equations.get(label(piece), 0))
         except FormulaError as error:

@@ -30,6 +30,20 @@ def closed(text: str) -> str:
     return _MARK.sub("\ue000\\1\ue001", text)
 
 
+_OPENING = re.compile(r"[\s>]*(`{3,}|~{3,})")
+
+
+def settled(code: str) -> str:
+    """Return code so that no engine reads HTML in it: a fence closed as it was opened, a span on one line."""
+    *lines, last = code.split("\n")
+    if not lines:
+        return code
+    opening = _OPENING.match(lines[0])
+    if opening and re.fullmatch(r"[\s>]*[`~]+[ \t]*", last):
+        return "\n".join([*lines, re.sub(r"[`~]+[ \t]*$", opening[1], last)])
+    return " ".join([*lines, last])
+
+
 @dataclass
 class Lifted:
     """Text with marks in place of its pieces, and the pieces."""

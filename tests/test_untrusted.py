@@ -403,6 +403,19 @@ def test_a_link_leads_to_the_web_to_mail_or_to_the_site(address, may):
     assert safe.leads_where_it_may(address) == may
 
 
+@pytest.mark.parametrize(
+    ("code", "settled_as"),
+    [
+        ("`x\n<script>y</script>\n`", "`x <script>y</script> `"),
+        ("```\n<script>\n```~~", "```\n<script>\n```"),
+        ("````\n```\n<script>\n````", "````\n```\n<script>\n````"),
+    ],
+)
+def test_code_is_code_to_every_engine(project, code, settled_as):
+    text, problems = said_of(project, f"Before.\n\n{code}\n")
+    assert problems == [] and settled_as in text
+
+
 # Front matter
 
 FRONT = [
