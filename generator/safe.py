@@ -14,8 +14,11 @@ import nh3
 
 SCHEMES = frozenset({"http", "https", "mailto"})
 """Where a link may lead, besides another page or part of the site."""
-PLAIN_TAGS = ("br", "sub", "sup", "kbd", "mark", "del", "ins", "small", "abbr", "wbr")
-"""The HTML that a note may hold, without attributes."""
+PLAIN_TAGS = (
+    "b", "i", "em", "strong", "u", "s", "small", "sub", "sup", "mark", "del", "ins", "kbd", "q", "cite", "var", "samp", "abbr",
+    "br", "hr", "wbr",
+)  # fmt: skip
+"""The HTML that a note may hold, without attributes: tags that mark words, and can do nothing else."""
 
 _HIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060\ufeff\\]+")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
@@ -40,9 +43,9 @@ def stays_here(address: str) -> bool:
 
 # What an author's text may hold. A comment of HTML is dropped, all else that begins a tag becomes text.
 
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?! -->).*?-->", re.DOTALL)  # an empty one stays: it keeps two lists apart
 _TAG = re.compile(
-    rf"(?P<plain></?(?:{'|'.join(PLAIN_TAGS)})\s*/?>|<https?://[^<>\s]+>|<[\w.+-]+@[\w.-]+>)|<(?=(?P<name>[a-zA-Z/!?][\w-]*))"
+    rf"(?P<plain></?(?:{'|'.join(PLAIN_TAGS)})\s*/?>|<!-- -->|<https?://[^<>\s]+>|<[\w.+-]+@[\w.-]+>)|<(?=(?P<name>[a-zA-Z/!?][\w-]*))"
 )
 _LINK = re.compile(
     r"(?P<picture>!)?(?P<end>\])(?P<open>\()\s*<?(?P<inline>[^)>\n]*)|^(?P<named>[ ]{0,3}\[[^\]\n]+\])(?P<colon>:)\s*<?(?P<reference>\S+)",

@@ -188,7 +188,7 @@ def test_the_pages_of_a_vault_have_its_links_pictures_and_callouts(house):
     assert 'src="../pictures/figure_one.png" width="300"' in page
     assert (house.root / "site/pictures/figure_one.png").read_bytes() == PNG
     assert '<details class="tip">' in page and "<mark>queries</mark>" in page
-    assert "<code>code {{ x }}</code>" in page and "&#123;{title}}" in page
+    assert "<code>code {{ x }}</code>" in page and "Templates: {{title}}, {% raw %}" in page
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     inside = page[page.index('<details class="tip">') : page.index("</details>")]
     assert "<math" in inside and "price" in inside  # neither ends the callout

@@ -384,7 +384,7 @@ def test_plain_html_addresses_comments_and_classes_are_what_they_were(project):
 
 
 def test_each_thing_refused_has_the_line_it_stands_on():
-    _, refused = safe.text("one\n<!-- a\ncomment -->\n<b>bold</b>\n[a](javascript:x)\n\nx {: onclick=y }\n")
+    _, refused = safe.text("one\n<!-- a\ncomment -->\n<div>bold</div>\n[a](javascript:x)\n\nx {: onclick=y }\n")
     assert [(down, code) for down, code, *_ in refused] == [
         (3, "html-not-allowed"), (3, "html-not-allowed"), (4, "link-not-allowed"), (6, "attribute-not-allowed"),
     ]  # fmt: skip

@@ -6,16 +6,14 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 
-KEPT = frozenset((
-    "b", "i", "em", "strong", "u", "s", "small", "sub", "sup", "mark", "del", "ins", "kbd", "q", "cite",
-    "var", "samp", "abbr", "br", "hr",
-))  # fmt: skip
-"""Tags that mark words, and can do nothing else."""
+from generator.safe import PLAIN_TAGS
+
+KEPT = frozenset(PLAIN_TAGS)
 DROPPED = frozenset((
     "div", "p", "span", "center", "font", "figure", "figcaption", "details", "section", "article", "a",
 ))  # fmt: skip
 """Tags that can go while what stands in them stays."""
-_VOID = frozenset(["br", "hr"])
+_VOID = frozenset(["br", "hr", "wbr"])
 _TAG = re.compile(r"<(?P<end>/?)(?P<name>[A-Za-z][\w-]*)(?P<rest>(?:\s[^<>]*)?/?)>")
 
 
