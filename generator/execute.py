@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.fingerprint import device_kind
+from generator.lab.confine import emptied
 from generator.sources import HOME
 
 Event = dict[str, Any]
@@ -34,6 +35,8 @@ class Limits:
     """Bytes of any one file it writes."""
     processes: int = 64
     """Processes that it starts, at once."""
+    confined: bool = False
+    """Whether it is not to run at all where the system cannot confine it."""
 
 
 def execute(
@@ -60,7 +63,7 @@ def execute(
                 break
             if event["event"] == "started":
                 begun.add(event["slug"])
-            else:
+            elif event["event"] == "finished":
                 begun.discard(event["slug"])
                 del waiting[event["slug"]]
             yield event
@@ -97,6 +100,8 @@ def _session(
                 waiting.discard(event["slug"])
             if event["event"] != "ready":
                 yield event
+            elif event["freedoms"] and not limits.confined:
+                yield {"event": "unconfined", "freedoms": event["freedoms"]}
             if not waiting:
                 return
         if not halted():
@@ -132,7 +137,7 @@ def nursery_of(
     `home` is where the generator lies; with device 'cpu' a GPU that is there is hidden.
     """
     environment = {
-        **os.environ,
+        **emptied(os.environ),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",

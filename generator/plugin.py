@@ -30,6 +30,7 @@ class PapernotesConfig(Config):
     jobs = config_options.Optional(config_options.Type(int))
     timeout = config_options.Type((int, float), default=300)
     execute = config_options.Type(bool, default=True)
+    confined = config_options.Type(bool, default=False)
     discussion = config_options.Type(str, default="")
 
 
@@ -61,7 +62,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
         root = Path(config.config_file_path or "mkdocs.yml").resolve().parent
-        limits = Limits(timeout=float(self.config.timeout))
+        limits = Limits(timeout=float(self.config.timeout), confined=self.config.confined)
         self.built = built = build(
             root,
             # While serving nobody waits for a run: it goes on beside the readers, and pages follow when it is done.
@@ -176,7 +177,9 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         files.append(file)
 
     def _tell(self, kind: str, event: Mapping) -> None:
-        if kind == "started":
+        if kind == "unconfined":
+            log.info("papernotes: on this system a snippet can %s", " and ".join(event["freedoms"]))
+        elif kind == "started":
             log.info("papernotes: running %s", event["slug"])
         elif kind == "finished":
             log.info("papernotes: %s %s in %.1f s", event["slug"], event["outcome"], event["seconds"])

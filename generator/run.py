@@ -25,7 +25,7 @@ UNKNOWN = 60.0
 STORED = 2 * 2**30
 """Bytes of results kept; beyond it, those go that nothing refers to, oldest first."""
 Watcher = Callable[[str, Mapping[str, Any]], None]
-"""Called with 'queued', 'started' or 'finished' and the event, as it happens."""
+"""Called with 'queued', 'unconfined', 'started' or 'finished' and the event, as it happens."""
 
 Elsewhere = Callable[["Sequence[Standing]", Mapping[str, Path], Path, Limits], Generator[Event, None, None]]
 """Runs snippets on other machines: takes them with a folder for each, the project's root and the limits."""
@@ -178,7 +178,12 @@ def _execute(
         except OSError as error:
             said = f"no room in {store.folder}: {error.strerror}"
             events = (finished(slug, "could not start", said) for slug in orders)
+        warned = False
         for event in stack.enter_context(contextlib.closing(events)):
+            if event["event"] == "unconfined":
+                if warned:
+                    continue
+                warned = True
             if event["event"] == "finished":
                 slug = event["slug"]
                 runs.executed.append(slug)
@@ -211,7 +216,7 @@ def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Stor
     if event["outcome"] == "succeeded":
         try:
             # Only a forced run replaces a sound result: another build may be reading it.
-            about = {"seconds": round(seconds, 3), "peak_memory": event["peak_memory"]}
+            about = {"seconds": round(seconds, 3), "peak_memory": event["peak_memory"], **event["confined"]}
             runs.results[slug] = store.put(slug, order.key, folder, about, replace=force)
             store.remember(slug, order.fingerprint.parts, order.key, seconds)
             return

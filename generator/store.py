@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.fingerprint import Parts
+from generator.lab.confine import CONFINED
 from generator.schema import Failure, Result
 
 LAYOUT = "v2"
@@ -50,6 +51,12 @@ class Store:
                 return None
             data = json.loads(found["result.json"])
             data["run"] = json.loads(found["run.json"])
+            # How far the run was confined is the engine's to say, not the snippet's.
+            said = {name: data["run"][name] for name in CONFINED if name in data["run"]}
+            data["provenance"] = data.get("provenance", {}) | said
+            # A name that leads out of the folder would show a reader a file of this machine.
+            if not {file for figure in data.get("figures", {}).values() for file in figure["files"]} <= found.keys():
+                return None
             return Result(slug=slug, key=key, folder=folder, data=data) if data["slug"] == slug else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -72,7 +79,11 @@ class Store:
             os.close(held)
 
     def put(self, slug: str, key: str, folder: Path, about: Mapping[str, Any], *, replace: bool = False) -> Result:
-        """Take a finished folder in, whole, with what its run took; a sound result that stands there stays, unless `replace`."""
+        """Take a finished folder in, whole, with what its run took; a sound result that stands there stays, unless `replace`.
+
+        Raises OSError where something in it is no plain file: what made it may be a stranger's.
+        """
+        _refuse_traps(folder)
         _write(folder / "run.json", about)
         sums = {path.name: _checksum(path.read_bytes()) for path in sorted(folder.iterdir())}
         _write(folder / "checksums.json", sums)
@@ -221,6 +232,14 @@ def _recalled(path: Path, holds: str) -> dict[str, Any] | None:
         return found if isinstance(found, dict) and isinstance(found.get(holds), dict) else None
     except (OSError, ValueError):
         return None
+
+
+def _refuse_traps(folder: Path) -> None:
+    """Raise OSError where a link would bring in a file from elsewhere, or a pipe would be waited for."""
+    for entry in os.scandir(folder):
+        about = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+            raise OSError(f"'{entry.name}' in it is no plain file of its own")
 
 
 def _write(path: Path, content: Any) -> None:

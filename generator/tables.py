@@ -131,7 +131,7 @@ def runs(site: Site) -> list[Page]:
     return _paged("runs", rows, site, facets={"outcome": outcomes} if len(outcomes) > 1 else {})
 
 
-_VERSIONS = {"python": "Python", "torch": "torch", "triton": "Triton", "numpy": "NumPy"}
+_VERSIONS = {"python": "Python", "torch": "torch", "triton": "Triton", "numpy": "NumPy", "network": "network"}
 
 
 def reading(site: Site) -> list[Page]:

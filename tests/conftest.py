@@ -92,6 +92,7 @@ TOGETHER = {
     "test_html": "site",
     "test_engine": "site",
     "test_cluster": "cluster",
+    "test_confine": "confine",
     "test_notes": "site",
 }
 """Files whose costly fixtures are made once when tests run side by side; a snippet's tests stay together as well."""

@@ -25,7 +25,8 @@ pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
 
 ROOT = Path(__file__).resolve().parent.parent
-WHO = "import os\ndef run(record):\n    record.metric('who', os.environ['WHO'])\n"
+# A snippet finds little of its worker's environment; what names the language is let through.
+WHO = "import os\ndef run(record):\n    record.metric('who', os.environ['LC_WHO'])\n"
 SLEEP = "import time\ndef run(record):\n    time.sleep(600)\n"
 CARRIED = """
 import os, pathlib, random, numpy, torch
@@ -74,7 +75,7 @@ class Cluster:
             self.started.append(
                 subprocess.Popen(
                     command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
-                    env={**os.environ, "WHO": who, "PYTHONPATH": str(self.folder)},
+                    env={**os.environ, "LC_WHO": who, "PYTHONPATH": str(self.folder)},
                 )
             )  # fmt: skip
         return self.started[-1]
@@ -185,7 +186,7 @@ def test_a_worker_of_other_versions_is_passed_over(crew, project, monkeypatch):
     real = fingerprint.versions
 
     def versions():
-        return real() | ({"torch": "0.1"} if os.getenv("WHO") == "plain" else {})
+        return real() | ({"torch": "0.1"} if os.getenv("LC_WHO") == "plain" else {})
 
     monkeypatch.setattr(errand, "versions", versions)
     for slug in ("one", "two"):

@@ -37,6 +37,9 @@ class Board:
         if kind == "queued":
             self.total, self.why = len(event["slugs"]), event["why"]
             self.rows[""] = self.progress.add_task("snippets", total=self.total, count=f"0/{self.total}")
+        elif kind == "unconfined":
+            said = f"on this system a snippet can {' and '.join(event['freedoms'])}; run strangers' code elsewhere"
+            self.console.print(Text(said, style="yellow"))
         elif kind == "started":
             self.rows[event["slug"]] = self.progress.add_task(f"  {event['slug']}", total=None, count="")
             if not self.console.is_terminal:

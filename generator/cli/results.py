@@ -13,6 +13,7 @@ from rich.text import Text
 from generator.cli.board import Board
 from generator.cli.console import Refusal, count, err, known, out, project_of, refuse_failures, snippets_of, some, write
 from generator.execute import Limits
+from generator.lab.confine import freedoms, possible
 from generator.pack import ForeignError
 from generator.pack import pack as pack_results
 from generator.pack import unpack as unpack_results
@@ -35,6 +36,7 @@ from generator.store import Store
 @click.option(
     "--memory", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="GiB a snippet may take."
 )
+@click.option("--confined", is_flag=True, help="Refuse to run snippets that this system cannot confine.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run them on the workers of this Dask scheduler, tcp://HOST:PORT.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write how it went as JUnit's XML.")
 @click.option("--json", "json_", type=click.Path(path_type=Path, dir_okay=False), help="Write how it went as JSON.")
@@ -47,6 +49,7 @@ def run(
     jobs: int | None,
     timeout: float,
     memory: float,
+    confined: bool,
     scheduler: str | None,
     junit: Path | None,
     json_: Path | None,
@@ -61,7 +64,9 @@ def run(
     if scheduler and jobs:
         raise click.UsageError("--jobs counts processes of this machine; leave it out with --scheduler")
     started = time.monotonic()
-    limits = Limits(timeout=timeout, memory=int(memory * 2**30))
+    if confined and not scheduler and (free := freedoms(possible())):
+        raise Refusal(f"--confined: nothing was run, for a snippet could {' and '.join(free)}; see SECURITY.md")
+    limits = Limits(timeout=timeout, memory=int(memory * 2**30), confined=confined)
     how: dict[str, Any] = {"jobs": jobs, "force": force, "limits": limits}
     if only_stored:
         runs = stored(library, store)

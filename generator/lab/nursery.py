@@ -11,8 +11,10 @@ import faulthandler
 import importlib
 import json
 import os
+import re
 import selectors
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from generator.lab import confine
 from generator.lab.bounds import adopt_orphans, bound_files, bound_memory, children, die_with_parent, end, family
 
 TAIL = 8 * 1024
@@ -33,8 +36,20 @@ OVERSTEPPED = {
     "too much output": "printed more than {output} bytes",
     "too many processes": "ran more than {processes} processes at once",
 }
+HOME = Path(__file__).resolve().parents[2]
+"""Where the generator lies."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal would obey."""
 KERNELS = "torch._dynamo"
 """What registering a Triton kernel with torch imports, at a second's cost."""
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """How far snippets can be confined here, and what they may read."""
+
+    got: dict[str, str]
+    reading: confine.Readable
 
 
 @dataclass
@@ -64,8 +79,9 @@ def main(root: Path, jobs: int, warm: Sequence[str] = ()) -> None:
     """Take orders until standard input closes; run at most `jobs` at a time."""
     sys.path.insert(0, str(root))
     adopt_orphans()
-    own = _warm_up(warm)
-    _say(event="ready")
+    confinement = Confinement(confine.possible(), confine.readable(root, HOME))
+    own = _warm_up(warm, confinement.reading)
+    _say(event="ready", freedoms=confine.freedoms(confinement.got))
     waiting: deque[dict[str, Any]] = deque()
     running: dict[int, Child] = {}
     selector = selectors.DefaultSelector()
@@ -75,10 +91,14 @@ def main(root: Path, jobs: int, warm: Sequence[str] = ()) -> None:
     try:
         while True:
             while waiting and len(running) < jobs:
-                child = _start(waiting.popleft())
+                order = waiting.popleft()
+                if order["confined"] and (free := confine.freedoms(confinement.got)):
+                    _refuse(order["slug"], f"it must be confined, and here it could {' and '.join(free)}")
+                    continue
+                child = _start(order, confinement)
                 running[child.output] = child
                 selector.register(child.output, selectors.EVENT_READ)
-                _say(event="started", slug=child.order["slug"])
+                _say(event="started", slug=order["slug"])
             for ready, _ in selector.select(timeout=0.1):
                 data = os.read(ready.fd, 65536)
                 if ready.fd == 0:
@@ -95,11 +115,12 @@ def main(root: Path, jobs: int, warm: Sequence[str] = ()) -> None:
                 if status := _ended(child.pid):
                     selector.unregister(child.output)
                     del running[child.output]
-                    _finish(child, *status)
+                    _finish(child, *status, confinement)
             _end_strays({own, *(child.pid for child in running.values())})
     finally:
         for child in running.values():
             _kill(child.pid)
+        end({own} | family(own) if own else ())
         _end_strays({own})
 
 
@@ -122,7 +143,7 @@ def _end_strays(own: set[int]) -> None:
             os.waitpid(stray, os.WNOHANG)
 
 
-def _warm_up(warm: Sequence[str]) -> int:
+def _warm_up(warm: Sequence[str], reading: confine.Readable) -> int:
     """Import once what the snippets need; nothing here may start a thread, for a fork would lose it.
 
     Return the process of the compiler, 0 if there is none.
@@ -138,32 +159,35 @@ def _warm_up(warm: Sequence[str]) -> int:
     matplotlib.use("Agg")
     torch.set_num_threads(1)
     np.random.seed(0)  # imports what it needs
-    own = compiler.start(warm, close=(0, _VOICE)) if KERNELS in warm else 0
+    own = compiler.start(warm, (0, _VOICE), reading) if KERNELS in warm else 0
     for module in (*warm, "triton.language"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     return own
 
 
-def _start(order: dict[str, Any]) -> Child:
+def _start(order: dict[str, Any], confinement: Confinement) -> Child:
+    from generator.lab import compiler  # not before warming up, and then it costs nothing
+
     reading, writing = os.pipe()
+    line = compiler.line_for(order)
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        os.close(reading)
-        _become(order, writing)
+        compiler.ask_over(line)
+        _become(order, writing, line.fileno() if line else -1, confinement)
     os.close(writing)
+    if line:
+        line.close()
     os.set_blocking(reading, False)
     return Child(order, pid, reading, started)
 
 
-def _become(order: dict[str, Any], output: int) -> None:
+def _become(order: dict[str, Any], output: int, line: int, confinement: Confinement) -> None:
     """Turn the forked process into the snippet's own: bounded, silent towards the parent, and gone when done."""
     code = RAISED
     try:
         os.setsid()
-        os.close(_VOICE)
-        die_with_parent()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
@@ -173,8 +197,12 @@ def _become(order: dict[str, Any], output: int) -> None:
         faulthandler.enable()
         from generator.lab.perform import perform  # imported while warming up: costs nothing here
 
+        confine.close_files({0, 1, 2, line})
         bound_memory(order["memory"])
         bound_files(order["files"])
+        if confine.confine(Path(order["folder"]), confinement.reading) != confinement.got:
+            raise RuntimeError("it could not be confined as others were; run it again")
+        die_with_parent()  # a change of privileges would undo this
         perform(order["slug"], Path(order["folder"]))
         code = 0
     except MemoryError:
@@ -209,23 +237,39 @@ def _ended(pid: int) -> tuple[int, float] | None:
     return (status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)) if done else None
 
 
-def _finish(child: Child, status: int, peak: float) -> None:
+def _refuse(slug: str, why: str) -> None:
+    about = {"outcome": "could not start", "error": why, "tail": "", "seconds": 0.0, "peak_memory": 0}
+    _say(event="finished", slug=slug, **about)
+
+
+def _finish(child: Child, status: int, peak: float, confinement: Confinement) -> None:
     with contextlib.suppress(OSError):
         while data := os.read(child.output, 65536):
             child.keep(data)
     os.close(child.output)
     _kill_group(child.pid)  # whatever it left running; what left the group too is a stray now
-    tail = b"".join(child.tail)[-TAIL:].decode("utf-8", "replace")
+    tail = CONTROL.sub("\N{REPLACEMENT CHARACTER}", b"".join(child.tail)[-TAIL:].decode("utf-8", "replace"))
     outcome, error = _outcome(child, status, tail)
     seconds = time.monotonic() - child.started
     about = {"outcome": outcome, "error": error, "tail": tail, "seconds": seconds, "peak_memory": int(peak)}
-    _say(event="finished", slug=child.order["slug"], **about)
+    _say(event="finished", slug=child.order["slug"], **about, confined=confinement.got)
+
+
+def _noted(file: Path) -> str:
+    """Return the error that a snippet left, and remove it; what is no plain file of moderate size is not looked at."""
+    said = ""
+    with contextlib.suppress(OSError):
+        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as note:
+            if stat.S_ISREG(os.fstat(opened).st_mode):
+                said = CONTROL.sub("\N{REPLACEMENT CHARACTER}", note.read(TAIL).decode("utf-8", "replace"))
+    with contextlib.suppress(OSError):
+        file.unlink()
+    return said
 
 
 def _outcome(child: Child, status: int, tail: str) -> tuple[str, str]:
-    note = Path(child.order["folder"]) / "error.txt"
-    line = note.read_text(encoding="utf-8") if note.exists() else ""
-    note.unlink(missing_ok=True)
+    line = _noted(Path(child.order["folder"]) / "error.txt")
     if child.ended:
         return child.ended, OVERSTEPPED[child.ended].format(**child.order)
     if os.WIFSIGNALED(status):

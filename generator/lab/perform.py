@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from generator.lab.confine import settle
 from generator.lab.recorder import Recorder
 
 
@@ -30,12 +31,13 @@ def perform(slug: str, folder: Path) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     started = time.monotonic()
-    experiment = importlib.import_module(f"snippets.{slug}.experiment")
     record = Recorder(slug, folder)
     home = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder) as scratch:
         os.chdir(scratch)
+        settle(Path(scratch))
         try:
+            experiment = importlib.import_module(f"snippets.{slug}.experiment")
             experiment.run(record)
             provenance = _provenance(time.monotonic() - started)
             kernels = _prove(slug, getattr(experiment, "KERNELS", ()), Path(scratch))
