@@ -1,6 +1,6 @@
 # The commands people type. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help site serve test check new bench screenshots clean
+.PHONY: help site serve test check pr new bench screenshots clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -37,6 +37,17 @@ test: $(READY) ## Run every test: notes, methods, kernels, generator, browser
 
 check: $(READY) ## Lint, types, and every problem of every note
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/papernotes fmt --check && $(BIN)/papernotes check
+
+# What a pull request is held to, here and in CI. On a system that cannot confine snippets: make pr CONFINED=
+BASE     ?= origin/main
+CONFINED ?= --confined
+
+pr: $(READY) ## Check, run and test what changed since BASE (origin/main) and what depends on it; build strictly
+	@$(BIN)/papernotes touched --since "$(BASE)"
+	@$(BIN)/papernotes check $(if $(GITHUB_ACTIONS),--format github)
+	@$(BIN)/papernotes run $(CONFINED)
+	@$(BIN)/papernotes touched --since "$(BASE)" --test $(CONFINED)
+	@$(BIN)/mkdocs build --strict
 
 new: $(READY) ## Begin a note: make new SLUG=my_paper TITLE="My Paper"
 	@$(BIN)/papernotes new $(SLUG) $(if $(TITLE),--title "$(TITLE)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from generator import __version__
-from generator.cli import format, kernels, results, site, write
+from generator.cli import format, kernels, results, review, site, write
 from generator.cli.console import err
 
 
@@ -28,7 +28,7 @@ def papernotes(context: click.Context, root: Path | None) -> None:
     context.obj = root
 
 
-for module in (site, write, format, results, kernels):
+for module in (site, write, format, results, kernels, review):
     for command in module.COMMANDS:
         papernotes.add_command(command)
 
