@@ -147,7 +147,7 @@ RULES = {
     ),
     "html-not-allowed": Rule(
         "HTML in a note",
-        "A note is Markdown. Of HTML it may hold br, sub, sup, kbd, mark, del, ins, small, abbr and wbr, without attributes.",
+        "A note is Markdown. Of HTML it may hold tags that mark words, such as sub, kbd or mark, without attributes.",
         '<img src="curve.png" width="300">',
         '![the curve](curve.png){ width="300" }',
     ),
