@@ -66,11 +66,9 @@ class Refused:
 def reading(body: str) -> tuple[str, tuple[tuple[str, str, int], ...]]:
     """Return the body without code and formulae, and the formulae and code as (kind, text, line in the body)."""
     lifted = lift(body)
-    pieces = []
-    for number, (kind, piece) in enumerate(lifted.pieces):
-        at = lifted.text.find(f"\ue000{number}")
-        pieces.append((kind, piece, lifted.text.count("\n", 0, at) + 1))
-    return lifted.text, tuple(pieces)
+    lines = lifted.lines()
+    found = ((kind, piece, lines[number]) for number, (kind, piece) in enumerate(lifted.pieces))
+    return lifted.text, tuple(found)
 
 
 @lru_cache(maxsize=4096)

@@ -56,6 +56,15 @@ class Lifted:
         self.pieces.append((kind, piece))
         return f"\ue000{len(self.pieces) - 1}" + "\n" * lines + "\ue001"
 
+    def lines(self) -> dict[int, int]:
+        """Return the line that each piece begins on, by its number; marks within pieces are on none."""
+        found, line, at = {}, 1, 0
+        for mark in _MARK.finditer(self.text):
+            line += self.text.count("\n", at, mark.start())
+            at = mark.start()
+            found[int(mark[1])] = line
+        return found
+
     def alone(self, block: str) -> tuple[PieceKind, str] | None:
         """Return the piece that a block of text is, if it is one piece and nothing else."""
         mark = _MARK.fullmatch(block.strip())

@@ -102,7 +102,7 @@ def _words(note: Note) -> Counter[str]:
     """Return the words of a note, its title, summary and tags counting as often as they weigh."""
     front = note.front
     text = f"{note.body} {' '.join([front.title, front.summary, *front.tags] * 5)}"
-    text = re.sub(r"\{\{.*?\}\}|\$[^$]*\$|\[@[^\]]*\]", " ", text)
+    text = re.sub(r"\{\{[^{}\n]*\}\}|\$[^$]*\$|\[@[^\[\]]*\]", " ", text)
     return Counter(word for word in re.findall(r"[a-z][a-z0-9]{2,}", text.lower()))
 
 
