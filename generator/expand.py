@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,6 +39,9 @@ SHOWN_LIMIT = 30_000_000
 _FORMAT = re.compile(r"[+ ]?0?[0-9]{0,2},?(\.[0-9]{1,2})?[deEfFgGn%]?")
 SENTENCE = re.compile(r"(?<=[.!?])(?:\*\*)?\s+(?=[^a-z\s])")
 """Between two sentences: a stop, perhaps the end of bold type, then anything but a small letter."""
+
+AROUND = 2000
+"""Characters before and after a link within which its sentence is looked for: some text has no full stop."""
 
 
 class EmbedError(Exception):
@@ -89,6 +92,7 @@ class _Reader:
         self.showed_claims = False
         self.keys: list[str] = []
         self.mentions: list[tuple[str, str]] = []
+        self.mentioned: set[str] = set()
 
     def read(self, more: dict[str, Callable[..., Any]] | None = None) -> str:
         self.lifted = lift(self.note.body)
@@ -101,10 +105,8 @@ class _Reader:
             said = self._wrong(self._at(error.lineno), f"Jinja: {error.message}", UNREADABLE, "jinja")
             found = (Text(1, self.lifted.text), Text(1, said))
         text = "".join(self._piece(piece, embeds) for piece in found)
-        for match in sorted(
-            LINK.finditer(text), key=lambda match: text.startswith("#", text.rfind("\n", 0, match.start()) + 1)
-        ):
-            self._mention(match, text)  # those in headings last: a sentence says more
+        for match in _links(text):
+            self._mention(match, text)
         text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
         return self.lifted.back(beside(text, self.lifted), self._show)
 
@@ -267,10 +269,12 @@ class _Reader:
     def _mention(self, match: re.Match[str], text: str) -> None:
         """Keep the sentence a link stands in, for the page that it leads to."""
         slug = match[1].strip().partition("#")[0]
-        if slug not in self.site.library.by_slug or slug == self.note.slug:
+        if slug not in self.site.library.by_slug or slug == self.note.slug or slug in self.mentioned:
             return
-        start, end = text.rfind("\n\n", 0, match.start()) + 1, text.find("\n\n", match.end())
-        paragraph = text[start : end if end >= 0 else len(text)]
+        self.mentioned.add(slug)  # one sentence a note: the first says why
+        least, most = max(0, match.start() - AROUND), match.end() + AROUND
+        start, end = text.rfind("\n\n", least, match.start()) + 1 or least, text.find("\n\n", match.end(), most)
+        paragraph = text[start : end if end >= 0 else most]
         inside = match.start() - start
         if paragraph.lstrip().startswith("|"):  # of a table, its row
             row = paragraph[paragraph.rfind("\n", 0, inside) + 1 :].partition("\n")[0]
@@ -327,3 +331,17 @@ class _Reader:
 
 class _NotMeasuredError(Exception):
     """There is no result to take a figure or a number from."""
+
+
+def _links(text: str) -> Iterator[re.Match[str]]:
+    """Yield the links of a text, those in headings last: a sentence says more."""
+    later: list[re.Match[str]] = []
+    at = 0
+    for line in text.split("\n"):
+        found = LINK.finditer(text, at, at + len(line))
+        at += len(line) + 1
+        if line.startswith("#"):
+            later += found
+        else:
+            yield from found
+    yield from later
