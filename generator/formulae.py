@@ -30,12 +30,12 @@ _DEFINES = re.compile(r"\\(?:[egx]?def|let|futurelet|(?:re|provide|)(?:newcomman
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\S", re.DOTALL)
 _OPENS = {
     *"([⌈⌊❲⟅⟦⟨⟪⟬⟮⦃⦅⦇⦉⦋⦍⦏⦑⦓⦕⦗⧘⧚⧼", "\\{",
-    *(f"\\l{name}" for name in "angle ceil floor vert Vert group moustache brace brack paren ang Angle Brace".split()),
+    *(f"\\l{name}" for name in ["angle", "ceil", "floor", "vert", "Vert", "group", "moustache", "brace", "brack", "paren", "ang", "Angle", "Brace"]),
     *("\\ulcorner", "\\llcorner", "\\llbracket", "\\llparenthesis", "\\llangle"),
 }  # fmt: skip
 _ENDS = {
     *")]⌉⌋❳⟆⟧⟩⟫⟭⟯⦄⦆⦈⦊⦌⦎⦐⦒⦔⦖⦘⧙⧛⧽", "\\}",
-    *(f"\\r{name}" for name in "angle ceil floor vert Vert group moustache brace brack paren ang Angle".split()),
+    *(f"\\r{name}" for name in ["angle", "ceil", "floor", "vert", "Vert", "group", "moustache", "brace", "brack", "paren", "ang", "Angle"]),
     *("\\urcorner", "\\lrcorner", "\\rrbracket", "\\rrparenthesis", "\\rrangle"),
 }  # fmt: skip
 
