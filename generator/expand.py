@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +28,7 @@ from generator.formulae import FormulaError, label, mathml
 from generator.lift import Lifted, lift, settled
 from generator.partials import partial, show_problems
 from generator.schema import Note, Problem, Result
+from generator.sentences import around, links
 from generator.site import Site
 from generator.spelling import nearest
 
@@ -37,11 +37,6 @@ EMBED_LIMIT = 1_000
 SHOWN_LIMIT = 30_000_000
 """Characters that the embeds of one note may show together."""
 _FORMAT = re.compile(r"[+ ]?0?[0-9]{0,2},?(\.[0-9]{1,2})?[deEfFgGn%]?")
-SENTENCE = re.compile(r"(?<=[.!?])(?:\*\*)?\s+(?=[^a-z\s])")
-"""Between two sentences: a stop, perhaps the end of bold type, then anything but a small letter."""
-
-AROUND = 2000
-"""Characters before and after a link within which its sentence is looked for: some text has no full stop."""
 
 
 class EmbedError(Exception):
@@ -105,7 +100,7 @@ class _Reader:
             said = self._wrong(self._at(error.lineno), f"Jinja: {error.message}", UNREADABLE, "jinja")
             found = (Text(1, self.lifted.text), Text(1, said))
         text = "".join(self._piece(piece, embeds) for piece in found)
-        for match in _links(text):
+        for match in links(text):
             self._mention(match, text)
         text = CITATION.sub(lambda match: self._citation(match[1]), LINK.sub(lambda m: self._link(m[1], m[2]), text))
         return self.lifted.back(beside(text, self.lifted), self._show)
@@ -272,16 +267,7 @@ class _Reader:
         if slug not in self.site.library.by_slug or slug == self.note.slug or slug in self.mentioned:
             return
         self.mentioned.add(slug)  # one sentence a note: the first says why
-        least, most = max(0, match.start() - AROUND), match.end() + AROUND
-        start, end = text.rfind("\n\n", least, match.start()) + 1 or least, text.find("\n\n", match.end(), most)
-        paragraph = text[start : end if end >= 0 else most]
-        inside = match.start() - start
-        if paragraph.lstrip().startswith("|"):  # of a table, its row
-            row = paragraph[paragraph.rfind("\n", 0, inside) + 1 :].partition("\n")[0]
-            sentence = " · ".join(cell.strip() for cell in row.strip().strip("|").split("|"))
-        else:
-            ends = [0, *(one.end() for one in SENTENCE.finditer(paragraph)), len(paragraph)]
-            sentence = next(paragraph[a:b] for a, b in pairwise(ends) if a <= inside < b)
+        sentence = around(text, match)
         sentence = LINK.sub(lambda m: self._link(m[1], m[2]), re.sub(r"^[\s>#*+-]+", "", sentence))
         if sentence.count("**") % 2:  # bold type that began before it, or lost its beginning
             sentence = sentence.replace("**", "")
@@ -331,17 +317,3 @@ class _Reader:
 
 class _NotMeasuredError(Exception):
     """There is no result to take a figure or a number from."""
-
-
-def _links(text: str) -> Iterator[re.Match[str]]:
-    """Yield the links of a text, those in headings last: a sentence says more."""
-    later: list[re.Match[str]] = []
-    at = 0
-    for line in text.split("\n"):
-        found = LINK.finditer(text, at, at + len(line))
-        at += len(line) + 1
-        if line.startswith("#"):
-            later += found
-        else:
-            yield from found
-    yield from later
