@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
 
 from generator.schema import Problem
@@ -43,6 +43,11 @@ def count_codes(problems: Iterable[Problem]) -> str:
     return ", ".join(f"{number} {code}" for code, number in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
 
 
+@lru_cache(maxsize=2)  # one note may have a thousand problems
+def _lines(path: Path, changed: int, size: int) -> list[str]:
+    return path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+
+
 def excerpt(problem: Problem, root: Path) -> list[tuple[int, str]]:
     """Return the line a problem is on and those around it, with their numbers; nothing where the file cannot be shown."""
     path = root / problem.file
@@ -50,8 +55,9 @@ def excerpt(problem: Problem, root: Path) -> list[tuple[int, str]]:
     try:
         if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
             return []
-        with path.open(encoding="utf-8-sig", errors="replace") as lines:
-            found = [line.rstrip()[:LONGEST] for line in islice(lines, first - 1, problem.line + AROUND)]
+        about = path.stat()
+        lines = _lines(path, about.st_mtime_ns, about.st_size)
+        found = [line.rstrip()[:LONGEST] for line in lines[first - 1 : problem.line + AROUND]]
     except OSError:
         return []
     return list(enumerate(found, start=first)) if any(found) else []

@@ -74,22 +74,23 @@ def _claims(note: Note, library: Library) -> Iterator[Problem]:
 
 def _links(note: Note, library: Library) -> Iterator[Problem]:
     text, _ = reading(note.body)
+    written = note.body.split("\n")
     for number, line in enumerate(text.split("\n"), start=note.body_line):
+
+        def at(said: str, number: int = number) -> tuple[int, int]:
+            """Return the line, and the column on it at which a text begins, as the file has it."""
+            return number, written[number - note.body_line].find(said) + 1 or 1
+
         for link in LINK.finditer(line):
             slug = link[1].strip().partition("#")[0]
             if slug not in library.by_slug and slug not in library.broken:
-                at, fix = _at(note, number, link[0]), nearest(slug, library.by_slug)
-                yield Problem(note.file, at, f"link to unknown note '{slug}'", fix, code="unknown-note")
+                fix = nearest(slug, library.by_slug)
+                yield Problem(note.file, at(link[0]), f"link to unknown note '{slug}'", fix, code="unknown-note")
         for citation in CITATION.finditer(line):
             for key in (part.strip().removeprefix("@") for part in citation[1].split(";")):
                 if key not in library.papers:
-                    at, fix = _at(note, number, citation[0]), _add_paper(key, library)
-                    yield Problem(note.file, at, f"unknown paper '{key}'", fix, code="unknown-paper")
-
-
-def _at(note: Note, line: int, text: str) -> tuple[int, int]:
-    """Return the line, and the column on it at which a text begins, as the file has it."""
-    return line, note.body.split("\n")[line - note.body_line].find(text) + 1 or 1
+                    fix = _add_paper(key, library)
+                    yield Problem(note.file, at(citation[0]), f"unknown paper '{key}'", fix, code="unknown-paper")
 
 
 def _formulae(note: Note, library: Library) -> Iterator[Problem]:

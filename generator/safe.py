@@ -43,7 +43,6 @@ def stays_here(address: str) -> bool:
 
 # What an author's text may hold. A comment of HTML is dropped, all else that begins a tag becomes text.
 
-_COMMENT = re.compile(r"<!--(?! -->).*?-->", re.DOTALL)  # an empty one stays: it keeps two lists apart
 _TAG = re.compile(
     rf"(?P<plain></?(?:{'|'.join(PLAIN_TAGS)})\s*/?>|<!-- -->|<https?://[^<>\s]+>|<[\w.+-]+@[\w.-]+>)|<(?=(?P<name>[a-zA-Z/!?][\w-]*))"
 )
@@ -51,9 +50,8 @@ _LINK = re.compile(
     r"(?P<picture>!)?(?P<end>\])(?P<open>\()\s*<?(?P<inline>[^)>\n]*)|^(?P<named>[ ]{0,3}\[[^\]\n]+\])(?P<colon>:)\s*<?(?P<reference>\S+)",
     re.MULTILINE,
 )
-_PICTURE = re.compile(r"!\[[^\]\n]*$")
 _LIST = re.compile(
-    r"\{:?[ ]*(?:(?:\.[\w-]+|#(?!__)[A-Za-z][\w.:-]*|(?:width|height)=\"?[0-9]{1,4}%?\"?|loading=\"?lazy\"?)[ ]*)+\}(?!.*\})"
+    r"\{:?[ ]*+(?:(?:\.[\w-]++|#(?!__)[A-Za-z][\w.:-]*+|(?:width|height)=\"?[0-9]{1,4}+%?\"?|loading=\"?lazy\"?)[ ]*+)++\}"
 )
 
 
@@ -64,10 +62,17 @@ def text(written: str) -> tuple[str, list[tuple[int, str, str, str]]]:
     """
     refused: list[tuple[int, str, str, str]] = []
 
-    def no(at: int, *said: str) -> None:
-        refused.append((written.count("\n", 0, at), *said))  # type: ignore[arg-type]
+    counted = down = 0
 
-    written = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), written)
+    def no(at: int, *said: str) -> None:
+        nonlocal counted, down
+        if at < counted:  # another pass
+            counted = down = 0
+        down += written.count("\n", counted, at)
+        counted = at
+        refused.append((down, *said))  # type: ignore[arg-type]
+
+    written = _without_comments(written)
 
     def tag(found: re.Match[str]) -> str:
         if found["plain"]:
@@ -79,7 +84,7 @@ def text(written: str) -> tuple[str, list[tuple[int, str, str, str]]]:
     def link(found: re.Match[str]) -> str:
         inline = found["inline"] is not None
         address = found["inline"] if inline else found["reference"]
-        start = written.rfind("[", 0, found.start() + 1)
+        start = written.rfind("[", max(0, found.start() - MOST), found.start() + 1)
         picture = inline and start > 0 and written[start - 1] == "!"
         if picture and not stays_here(address):
             no(found.start(), "picture-from-elsewhere", "a picture from another site", "put its file beside the note")
@@ -91,9 +96,10 @@ def text(written: str) -> tuple[str, list[tuple[int, str, str, str]]]:
         return found[0].replace("](", "]&#40;", 1) if inline else found["named"] + "&#58;" + found[0].partition("]:")[2]
 
     def braces(found: re.Match[str]) -> str:
-        if _LIST.match(written, found.start()):
+        listed = _LIST.match(written, found.start())
+        if listed and listed.end() - 1 in last:
             return "{"
-        inside = written[found.end() : written.find("\n", found.end()) if "\n" in written[found.end() :] else None]
+        inside = written[found.end() : found.end() + MOST].partition("\n")[0]
         if re.match(r":?[ ]*[^}=\n]*=[^\n]*\}", inside):
             fix = "a class, an id, width and height may be set, as in { .wide }"
             no(found.start(), "attribute-not-allowed", f"an attribute that is not allowed: {{{_short(inside)}", fix)
@@ -101,11 +107,26 @@ def text(written: str) -> tuple[str, list[tuple[int, str, str, str]]]:
 
     # Each pass leaves as many lines as it found, so that what is named by the next has its own line.
     for pattern, show in ((_TAG, tag), (_LINK, link), (_BRACE, braces)):
+        last = {found.start() for found in _LAST.finditer(written)}
         written = pattern.sub(show, written)
     return written, refused
 
 
 _BRACE = re.compile(r"\{")
+_LAST = re.compile(r"\}(?=[^\n}]*$)", re.MULTILINE)
+"""The last closing brace of a line."""
+MOST = 2000
+"""Characters within which a picture's text or a list of attributes is looked for."""
+
+
+def _without_comments(written: str) -> str:
+    """Return text without HTML's comments, on as many lines; one that nothing closes stays, and one that keeps lists apart."""
+    kept, at = [], 0
+    while (start := written.find("<!--", at)) >= 0 and (end := written.find("-->", start + 4)) >= 0:
+        comment = written[start : end + 3]
+        kept += [written[at:start], comment if comment == "<!-- -->" else "\n" * comment.count("\n")]
+        at = end + 3
+    return "".join([*kept, written[at:]])
 
 
 def _short(said: str) -> str:
