@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 from generator import __version__, markup, policy, safe, search
+from generator.bounded import Bounded
 from generator.build import Built, build
 from generator.drawings import clean
 from generator.execute import Limits
@@ -42,6 +43,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.built: Built | None = None
         self.reruns: Reruns | None = None
         self.heads: dict[str, str] = {}
+        self.file = ""
         self.drawings: list[str] = []
         """Of the page that MkDocs is turning into HTML."""
         self.index: dict[str, bytes] = {}
@@ -58,6 +60,8 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         if STYLES not in config.extra_css:
             config.extra_css.insert(0, STYLES)
         config.extra_javascript += [script for script in SCRIPTS if script not in config.extra_javascript]
+        # An extension is named in mkdocs.yml, or given as it is here: MkDocs hands both on to Python-Markdown.
+        config.markdown_extensions.append(Bounded(lambda what: log.warning("%s:1: %s", self.file, what)))
         return config
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
@@ -111,6 +115,7 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             for name, value in page.meta.items()
             if name in ("title", "description", "hide")
         }
+        self.file = page.file.src_uri
         text, self.drawings = markup.without_drawings(markdown)
         return text
 
