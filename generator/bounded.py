@@ -41,7 +41,9 @@ class Bounded(Extension):
             except RecursionError:
                 what = "the page nests lists, quotations or brackets too deeply to be read; take some out"
             except TooLongError:
-                what = f"the page takes Markdown more than {self.seconds:g} s; look for long runs of one sign, or split it"
+                what = (
+                    f"the page takes Markdown more than {self.seconds:g} s; look for long runs of one sign, or split it"
+                )
             self.tell(what)
             md.reset()
             return convert(partial("given_up", what=what))

@@ -80,21 +80,22 @@ def load(root: Path) -> Library:
 def load_about(root: Path) -> About:
     """Return what mkdocs.yml says of the site; for an engine that does not read it itself."""
 
-    class Loader(yaml.SafeLoader):
-        """Reads around what only MkDocs understands, such as !ENV and !!python/name."""
+    class Loader(yaml.BaseLoader):
+        """Reads every value as text, and around what only MkDocs understands, such as !ENV: no value can be a wrong one."""
 
-    Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: "")
     try:
         said = yaml.load((root / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return About()
     said = said if isinstance(said, dict) else {}
+    said = {key: value for key, value in said.items() if value not in ("null", "~", "")}
     url = str(said.get("site_url") or "")
     return About(
         name=str(said.get("site_name") or "papernotes"),
         description=str(said.get("site_description") or ""),
         url=url if not url or url.endswith("/") else f"{url}/",
-        directory_urls=said.get("use_directory_urls") is not False,
+        directory_urls=str(said.get("use_directory_urls")).lower() not in ("false", "no", "off"),
         discussion=str(_options(said.get("plugins")).get("discussion") or ""),
     )
 

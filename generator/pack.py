@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ FORM = "papernotes results"
 MANIFEST = "papernotes.json"
 MEMBER = re.compile(r"(?P<key>[0-9a-f]{32})/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)")
 MOST_FILES, MOST_BYTES = 200_000, 8 * 2**30
+MOST_FILE, MOST_LIST = 256 * 2**20, 64 * 2**20
+"""Bytes of one file, which is read whole to be verified, and of the list of all."""
 
 
 class ForeignError(ValueError):
@@ -64,19 +67,20 @@ def _read(raw: IO[bytes], scratch: Path, file: Path) -> dict[str, str]:
     size = 0
     with gzip.open(raw) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
         for number, member in enumerate(archive):
-            size += member.size
+            size += max(member.size, 0)
             named = MEMBER.fullmatch(member.name)
-            if not member.isreg() or number > MOST_FILES or size > MOST_BYTES:
+            if not member.isreg() or number > MOST_FILES or size > MOST_BYTES or member.size > MOST_FILE:
                 raise ForeignError(f"{file}: holds what packed results never do ('{member.name}'); it is not taken in")
             data = archive.extractfile(member)
             assert data
             if number == 0:
-                results = _manifest(member.name, data.read(), file)
+                results = _manifest(member.name, data.read(MOST_LIST), file)
             elif not named or named["key"] not in results:
                 raise ForeignError(f"{file}: holds '{member.name}', which its list does not name; it is not taken in")
             else:
                 (scratch / named["key"]).mkdir(exist_ok=True)
-                (scratch / named["key"] / named["name"]).write_bytes(data.read())
+                with (scratch / named["key"] / named["name"]).open("wb") as target:
+                    shutil.copyfileobj(data, target)
         while unzipped.read(2**16):  # to its end, where its own checksum stands
             pass
     return results

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from generator.lab.meaning import digest, meaning, parse
+from generator.stored import is_seen
 
 HOME = Path(__file__).resolve().parent.parent
 MEMORY = 2
@@ -93,8 +94,8 @@ class Sources:
             return None
         # The time of the last change of the entry itself (ctime) no program sets at will.
         stamp = [about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino]
-        remembered = self._remembered.get(path)
-        if remembered and remembered[0] == stamp:
+        remembered: Any = self._remembered.get(path)
+        if is_seen(remembered) and remembered[0] == stamp:
             return Source(*remembered)
         try:
             file = Path(path)

@@ -18,6 +18,7 @@ from typing import Any
 from generator.fingerprint import Parts
 from generator.lab.confine import CONFINED
 from generator.schema import Failure, Result
+from generator.stored import is_newest, is_result
 
 LAYOUT = "v2"
 
@@ -53,12 +54,10 @@ class Store:
             data["run"] = json.loads(found["run.json"])
             # How far the run was confined is the engine's to say, not the snippet's.
             said = {name: data["run"][name] for name in CONFINED if name in data["run"]}
-            data["provenance"] = data.get("provenance", {}) | said
-            # A name that leads out of the folder would show a reader a file of this machine.
-            if not {file for figure in data.get("figures", {}).values() for file in figure["files"]} <= found.keys():
-                return None
-            return Result(slug=slug, key=key, folder=folder, data=data) if data["slug"] == slug else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            data["provenance"] = data["provenance"] | said
+            sound = is_result(data, found) and data["slug"] == slug
+            return Result(slug=slug, key=key, folder=folder, data=data) if sound else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def has(self, key: str) -> bool:
@@ -153,7 +152,8 @@ class Store:
 
     def recall(self, slug: str) -> dict[str, Any] | None:
         """Return what `remember` noted last, or None."""
-        return _recalled(self.latest / f"{slug}.json", "parts")
+        found = _recalled(self.latest / f"{slug}.json", "parts")
+        return found if is_newest(found) else None
 
     def last_good(self, slug: str) -> Result | None:
         """Return the result of the newest run that succeeded, whatever has changed since."""
@@ -230,7 +230,7 @@ def _recalled(path: Path, holds: str) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and isinstance(found.get(holds), dict) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -51,6 +51,27 @@ def run(record):
 METHOD = 'def double(x):\n    """Return 2x."""\n    return 2 * x\n'
 
 
+def stored_result(slug: str = "toy", **more: object) -> dict:
+    """Return what a result.json says at least, and more."""
+    where = {
+        "measured": "2026-11-21",
+        "seconds": 1.0,
+        "peak_memory": 1,
+        "python": "3.11.7",
+        "device": "CPU",
+        "torch": "2",
+    }
+    return {
+        "format": 1,
+        "slug": slug,
+        "metrics": {},
+        "tables": {},
+        "figures": {},
+        "log": [],
+        "provenance": where,
+    } | more
+
+
 def free_port() -> int:
     """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:

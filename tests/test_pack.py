@@ -6,6 +6,7 @@ import json
 import tarfile
 
 import pytest
+from conftest import stored_result
 
 from generator.pack import MANIFEST, ForeignError, pack, unpack
 from generator.store import Store
@@ -19,7 +20,7 @@ def store(tmp_path):
     store = Store(tmp_path / "here")
     with store.scratch() as scratch:
         (scratch / "toy").mkdir()
-        (scratch / "toy/result.json").write_text('{"slug": "toy"}')
+        (scratch / "toy/result.json").write_text(json.dumps(stored_result()))
         store.put("toy", KEY, scratch / "toy", {"seconds": 1.0})
     return store
 

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from conftest import stored_result
 
 from generator.schema import Failure
 from generator.store import Store
@@ -16,7 +17,7 @@ def store(tmp_path):
 
 def put(store, value=1):
     with store.scratch() as folder:
-        (folder / "result.json").write_text(json.dumps({"slug": "toy", "value": value}))
+        (folder / "result.json").write_text(json.dumps(stored_result(value=value)))
         (folder / "line.svg").write_text("<svg/>")
         return store.put("toy", "key", folder, {"seconds": 1.0})
 
@@ -60,7 +61,7 @@ def test_storing_the_same_result_twice_keeps_the_first(store):
 def test_a_forced_run_replaces_what_was_stored(store):
     put(store, value=1)
     with store.scratch() as folder:
-        (folder / "result.json").write_text(json.dumps({"slug": "toy", "value": 2}))
+        (folder / "result.json").write_text(json.dumps(stored_result(value=2)))
         assert store.put("toy", "key", folder, {}, replace=True).data["value"] == 2
     assert list(store.folder.glob("tmp-*")) == []
 
@@ -90,7 +91,7 @@ def test_what_nothing_refers_to_is_bounded_and_the_oldest_goes_first(store):
     for n, key in enumerate(("oldest", "older", "kept", "newest")):
         with store.scratch() as folder:
             (folder / "toy").mkdir()
-            (folder / "toy/result.json").write_text(json.dumps({"slug": "toy"}))
+            (folder / "toy/result.json").write_text(json.dumps(stored_result()))
             (folder / "toy/large.svg").write_bytes(bytes(10_000))
             store.put("toy", key, folder / "toy", {})
         os.utime(store.results / key, (n, n))

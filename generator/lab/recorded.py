@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tempfile
@@ -14,6 +13,8 @@ from typing import Any
 from generator.lab.meaning import kernel_fingerprint
 
 FORMAT = 1
+MOST = 1e30
+"""A number as large as that was not measured; much larger ones are none to Python's floats."""
 PROVENANCE = ("gpu", "driver", "cuda", "torch", "triton", "date")
 """What every file says of the machine, and every row of its own run, all as text."""
 
@@ -108,7 +109,7 @@ def read(path: Path) -> dict[str, Any]:
         if slugged(_text(document, "gpu")) != path.stem:
             raise ValueError(f"it was measured on '{document['gpu']}', which its name does not say")
         _recorded(path, document)  # what it is made of, checked before anyone relies on it
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordedError(f"{path}: not a recorded speed: {why}; delete it and measure again") from None
     return document
@@ -150,12 +151,12 @@ def _row(kernel: str, row: dict[str, Any]) -> Row:
     share = row["copy_share"]
     return Row(
         kernel,
-        tuple(int(size) for size in row["shape"]),
+        tuple(_count(size, f"{kernel} shape") for size in row["shape"]),
         **{name: _text(row, name) for name in ("dtype", "direction", "date", "torch", "triton")},
         quantiles=quantiles,  # type: ignore[arg-type]
-        noise=float(row["noise"]),
-        bytes=None if row["bytes"] is None else int(row["bytes"]),
-        operations=None if row["operations"] is None else int(row["operations"]),
+        noise=float(_number(row["noise"], f"{kernel} noise")),
+        bytes=None if row["bytes"] is None else _count(row["bytes"], f"{kernel} bytes"),
+        operations=None if row["operations"] is None else _count(row["operations"], f"{kernel} operations"),
         copy_share=None if share is None else _positive(share, f"{kernel} copy_share"),
     )
 
@@ -166,7 +167,19 @@ def _text(document: dict[str, Any], name: str) -> str:
     return document[name]
 
 
+def _number(value: Any, what: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
+        raise ValueError(f"its {what} is {repr(value)[:80]}, not a number")
+    return value
+
+
 def _positive(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _number(value, what) > 0:
         raise ValueError(f"its {what} is {value!r}, not a positive number")
     return float(value)
+
+
+def _count(value: Any, what: str) -> int:
+    if not isinstance(value, int) or _number(value, what) < 0:
+        raise ValueError(f"its {what} is {repr(value)[:80]}, not a count")
+    return value
