@@ -66,8 +66,6 @@ def text(written: str) -> tuple[str, list[tuple[int, str, str, str]]]:
 
     def no(at: int, *said: str) -> None:
         nonlocal counted, down
-        if at < counted:  # another pass
-            counted = down = 0
         down += written.count("\n", counted, at)
         counted = at
         refused.append((down, *said))  # type: ignore[arg-type]
@@ -107,6 +105,7 @@ def text(written: str) -> tuple[str, list[tuple[int, str, str, str]]]:
 
     # Each pass leaves as many lines as it found, so that what is named by the next has its own line.
     for pattern, show in ((_TAG, tag), (_LINK, link), (_BRACE, braces)):
+        counted = down = 0
         last = {found.start() for found in _LAST.finditer(written)}
         written = pattern.sub(show, written)
     return written, refused
