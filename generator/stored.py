@@ -5,6 +5,7 @@ A result may come from another machine, by `unpack`, with checksums that fit wha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,15 +26,15 @@ Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]*$", max_length=6
 
 class Metric(BaseModel):
     value: StrictBool | Number | str
-    unit: str = ""
-    setting: str = ""
+    unit: str
+    setting: str
     seeds: list[Number] = []
 
 
 class Table(BaseModel):
     columns: list[str]
     rows: list[list[StrictBool | Number | str | None]]
-    caption: str = ""
+    caption: str
 
 
 class Figure(BaseModel):
@@ -120,7 +121,13 @@ class Seen(BaseModel):
 def is_result(data: Mapping[str, Any], files: Collection[str]) -> bool:
     """Return whether every page can show a result that lies among these files."""
     found = _as(Measured, data)
-    return found is not None and all(file in files for figure in found.figures.values() for file in figure.files)
+    if found is None or not all(file in files for figure in found.figures.values() for file in figure.files):
+        return False
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a sign, which JSON can write and no file can hold
+        return False
+    return True
 
 
 def is_newest(data: Any) -> bool:

@@ -174,7 +174,7 @@ def _number(value: Any, what: str) -> int | float:
 
 
 def _positive(value: Any, what: str) -> float:
-    if not _number(value, what) > 0:
+    if not _number(value, what) > 1 / MOST:
         raise ValueError(f"its {what} is {value!r}, not a positive number")
     return float(value)
 
