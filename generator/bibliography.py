@@ -10,6 +10,7 @@ from pathlib import Path
 import bibtexparser
 from bibtexparser import model
 
+from generator import regular
 from generator.identifiers import arxiv_in, doi_of
 from generator.latex import is_group, people, plain, verbatim
 from generator.safe import leads_where_it_may
@@ -33,9 +34,12 @@ def load_papers(path: Path, root: Path) -> tuple[dict[str, Paper], list[Problem]
     if path.is_symlink():
         return {}, [Problem(file, 1, "a symbolic link", "copy the file into notes/", code="leaves-project")]
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular.text(path)
     except UnicodeDecodeError:
         return {}, [Problem(file, 1, "not UTF-8", "save the file as UTF-8", code="not-utf8")]
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        return {}, [Problem(file, 1, what, "check the file and its permissions", code="unreadable")]
     papers, problems = read_papers(text, file)
     return dict(papers), list(problems)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
+from generator import regular
 from generator.embeds import CITATION, EMBEDS, LINK, UNREADABLE, TemplateSyntaxError, calls, definitions, reading, tree
 from generator.formulae import FormulaError, mathml
 from generator.schema import Library, Note, Problem, Snippet
@@ -16,7 +17,7 @@ from generator.spelling import nearest
 def check(library: Library) -> list[Problem]:
     """Return every problem of the library, those of the loader included, by file and line."""
     tags = Counter(tag for note in library.notes for tag in note.front.tags)
-    found = list(library.problems)
+    found = [*library.problems, *_keys(library)]
     for snippet in library.snippets.values():
         found += _snippet(snippet, library)
     for note in library.notes:
@@ -24,6 +25,15 @@ def check(library: Library) -> list[Problem]:
             found += rule(note, library)
         found += _tags(note, tags)
     return sorted(set(found), key=lambda one: (*one.place, one.what))
+
+
+def _keys(library: Library) -> Iterator[Problem]:
+    """Each paper has files of its own, and some disks tell no case apart."""
+    seen: dict[str, str] = {}
+    for key, paper in library.papers.items():
+        if (other := seen.setdefault(key.lower(), key)) != key:
+            what = f"the keys '{key}' and '{other}' differ in nothing but case"
+            yield Problem("notes/library.bib", paper.line, what, "rename one of them", code="case-only")
 
 
 def _papers(note: Note, library: Library) -> Iterator[Problem]:
@@ -140,7 +150,7 @@ def _source(arguments: dict, snippet: Snippet, wrong) -> Iterator[Problem]:
     elif name:
         try:
             known = definitions(snippet.folder / str(file))
-        except SyntaxError:
+        except (SyntaxError, ValueError, OSError):
             return  # reported once, with the snippet
         if name not in known:
             yield wrong(f"source(): {file} defines no '{name}'", nearest(str(name), known), "unknown-definition")
@@ -160,12 +170,15 @@ def _snippet(snippet: Snippet, library: Library) -> Iterable[Problem]:
     for file in snippet.files:
         path = snippet.folder / file
         try:
-            body = tree(path.read_text(encoding="utf-8")).body
+            body = tree(regular.text(path)).body
         except SyntaxError as error:
             at = (error.lineno or 1, max(error.offset or 1, 1))
             yield Problem(f"{folder}/{file}", at, f"Python: {error.msg}", "mend the syntax", code="python-syntax")
         except (UnicodeDecodeError, ValueError):
             yield Problem(f"{folder}/{file}", 1, "not UTF-8 text", "save the file as UTF-8", code="not-utf8")
+        except OSError as error:
+            what, fix = f"cannot be read: {error.strerror}", "check the file and its permissions"
+            yield Problem(f"{folder}/{file}", 1, what, fix, code="unreadable")
         else:
             names = {node.name for node in body if isinstance(node, ast.FunctionDef)}
             if file == "experiment.py" and "run" not in names:

@@ -83,6 +83,15 @@ RULES = {
         "notes/self_attention.md",
     ),
     "reserved-slug": Rule("An address the site uses itself", "Such as notes, claims or index. Rename the note."),
+    "reserved-name": Rule(
+        "A name that Windows keeps for a device",
+        "Nobody could check the project out there. Rename the note.",
+        "notes/con.md",
+    ),
+    "case-only": Rule(
+        "Names that differ in nothing but case",
+        "On the disks of Windows and macOS they are one file, and one would be lost.",
+    ),
     "duplicate-slug": Rule("Two notes of one name", "Both would have the same address, whatever folders they lie in."),
     # Papers
     "unknown-paper": Rule(

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from xml.parsers import expat
 
+from generator import regular
+
 NONE = "<svg></svg>"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\.svg")
 _DRAWN = """svg g path use defs clipPath rect circle ellipse line polyline polygon image text tspan style pattern linearGradient
@@ -62,9 +64,11 @@ def drawing(folder: Path, name: object) -> Drawing:
     if path is None or path.is_symlink():
         return Drawing(NONE, ("a file that is not its own",))
     try:
-        return clean(path.read_text(encoding="utf-8"))
+        return clean(regular.text(path))
     except UnicodeDecodeError:
         return Drawing(NONE, ("what is not UTF-8",))
+    except OSError:  # another build has just replaced it
+        return Drawing(NONE, ("a file that is gone",))
 
 
 @lru_cache(maxsize=512)

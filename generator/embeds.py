@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
+from generator import regular
 from generator.lift import lift
 from generator.schema import Note
 
@@ -127,12 +128,15 @@ def calls(note: Note) -> list[Call]:
 @lru_cache(maxsize=1024)
 def tree(code: str) -> ast.Module:
     """Return the syntax tree of a file's code, to be read only; raises SyntaxError."""
-    return ast.parse(code)
+    try:
+        return ast.parse(code)
+    except (RecursionError, MemoryError):  # Python reads by recursion
+        raise SyntaxError("nested too deeply") from None
 
 
 def definition(path: Path, name: str) -> str | None:
     """Return the source of one function or class of a file, decorators included; None where it has none so named."""
-    text = path.read_text(encoding="utf-8")
+    text = regular.text(path)
     for node in ast.walk(tree(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
             first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
@@ -142,7 +146,7 @@ def definition(path: Path, name: str) -> str | None:
 
 def definitions(path: Path) -> list[str]:
     """Return the names of the functions and classes a file defines at its top level."""
-    body = tree(path.read_text(encoding="utf-8")).body
+    body = tree(regular.text(path)).body
     return [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from generator import claims, drawings, markup, roofline, safe, speed
+from generator import claims, drawings, markup, regular, roofline, safe, speed
 from generator.beside import beside
 from generator.embeds import (
     CITATION,
@@ -171,7 +171,7 @@ class _Reader:
             fix = nearest(file, snippet.files if snippet else ())
             raise EmbedError(f"no file '{file}' in snippets/{slug}/", fix, "unknown-file")
         path = snippet.folder / file
-        code = definition(path, name) if name else path.read_text(encoding="utf-8")
+        code = definition(path, name) if name else regular.text(path)
         if code is None:
             raise EmbedError(
                 f"{file} defines no '{name}'", "name a function or class of the file", "unknown-definition"
@@ -240,6 +240,9 @@ class _Reader:
             return self._html(f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>')
         except EmbedError as error:
             return self._wrong(self.line, str(error), error.fix, error.code)
+        except (OSError, SyntaxError) as error:  # of a snippet's file, which check names too
+            what = f"embed: {getattr(error, 'strerror', None) or error}"
+            return self._wrong(self.line, what, "mend the snippet's file", "embed-argument")
         except (TypeError, ValueError) as error:
             fix = "see the embeds in CONTRIBUTING.md"
             return self._wrong(self.line, f"embed: {error}", fix, "embed-argument")

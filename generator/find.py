@@ -19,8 +19,9 @@ def find_snippets(root: Path) -> dict[str, Snippet]:
         if name.startswith((".", "_")):
             continue
         folder = root / "snippets" / name
-        with os.scandir(folder) as there:  # a link could show any file of the machine
-            files = tuple(sorted(file.name for file in there if file.name.endswith(".py") and not file.is_symlink()))
+        with os.scandir(folder) as there:  # a link could show any file of the machine, and of a pipe no read returns
+            own = (file.name for file in there if file.is_file(follow_symlinks=False))
+            files = tuple(sorted(name for name in own if name.endswith(".py")))
         if files:
             found[name] = Snippet.model_construct(slug=name, folder=folder, files=files)
     return found

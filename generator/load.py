@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from generator import regular
 from generator.bibliography import load_papers
 from generator.find import find_snippets
 from generator.pictures import links, pictures
@@ -35,6 +36,7 @@ RESERVED = {
     "reading", "api", "assets", "cards", "data", "files", "search",
 }  # fmt: skip
 NOTE_LIMIT = 2_000_000
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 DEPTH_LIMIT = 20
 SAID_LIMIT = 100
 """Problems of one front matter that are said."""
@@ -85,7 +87,7 @@ def load_about(root: Path) -> About:
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: "")
     try:
-        said = yaml.load((root / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+        said = yaml.load(regular.text(root / "mkdocs.yml"), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return About()
     said = said if isinstance(said, dict) else {}
@@ -120,7 +122,7 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
         if path.stat().st_size > NOTE_LIMIT:
             fix = "split the note, or record tables in its experiment"
             return wrong(1, f"larger than {NOTE_LIMIT // 1_000_000} MB", fix, "too-large")
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = regular.text(path)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return wrong(line, "not UTF-8", "save the file as UTF-8", "not-utf8")
@@ -131,6 +133,9 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
     if path.stem in RESERVED:
         return wrong(1, f"'{path.stem}' is an address the site uses itself", "rename the note", "reserved-slug")
 
+    if path.stem in DEVICES:
+        what = f"'{path.stem}' is the name of a device on Windows, where no file can have it"
+        return wrong(1, what, "rename the note", "reserved-name")
     return read_note(text, path.stem, file)
 
 

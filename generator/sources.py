@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from generator import regular
 from generator.lab.meaning import digest, meaning, parse
 from generator.stored import is_seen
 
@@ -67,7 +69,7 @@ class Sources:
         """Return the digest of a declared data file, or 'missing'."""
         if path not in self._data:
             try:
-                self._data[path] = digest(Path(path).read_bytes())
+                self._data[path] = digest(regular.read(path))
             except OSError:
                 self._data[path] = "missing"
         return self._data[path]
@@ -91,6 +93,8 @@ class Sources:
         try:
             about = os.stat(path)
         except OSError:
+            return None
+        if not stat.S_ISREG(about.st_mode):
             return None
         # The time of the last change of the entry itself (ctime) no program sets at will.
         stamp = [about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino]

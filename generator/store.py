@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from generator import regular
 from generator.fingerprint import Parts
 from generator.lab.confine import CONFINED
 from generator.schema import Failure, Result
@@ -46,8 +47,8 @@ class Store:
     def read(folder: Path, slug: str, key: str) -> Result | None:
         """Return the result in a folder, or None where its files are not those that were put there."""
         try:
-            sums = json.loads((folder / "checksums.json").read_bytes())
-            found = {name: (folder / name).read_bytes() for name in os.listdir(folder) if name != "checksums.json"}
+            sums = json.loads(regular.read(folder / "checksums.json"))
+            found = {name: regular.read(folder / name) for name in os.listdir(folder) if name != "checksums.json"}
             if {name: _checksum(data) for name, data in found.items()} != sums:
                 return None
             data = json.loads(found["result.json"])
@@ -228,7 +229,7 @@ def _checksum(data: bytes) -> str:
 def _recalled(path: Path, holds: str) -> dict[str, Any] | None:
     """Return what a JSON file says, if it is whole and holds a mapping of this name."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(regular.text(path))
         return found if isinstance(found, dict) and isinstance(found.get(holds), dict) else None
     except (OSError, ValueError, RecursionError):
         return None

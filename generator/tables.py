@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from generator import api, roofline, speed
+from generator import api, regular, roofline, speed
+from generator.embeds import tree as tree_of
 from generator.partials import page, partial
 from generator.schema import Note, Page, Paper
 from generator.site import Site, count_verdicts, newest_first
@@ -179,7 +180,7 @@ _FEEDS = [
 def _functions(path: Path) -> dict[str, tuple[str, str]]:
     """Return each public function of a file with its arguments and the first line of its docstring."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(regular.text(path))
     except (OSError, SyntaxError, ValueError):
         return {}  # its own page says what is wrong
     found = {}

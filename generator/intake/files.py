@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from generator import regular
 from generator.bibliography import read_papers
 from generator.intake import bibtex, csl
 from generator.intake.reference import Reference
@@ -36,7 +37,7 @@ def read_references(data: bytes, file: str) -> list[Reference | Item]:
 def open_shelf(root: Path) -> Shelf:
     """Return the project's bibliography; one that is not there yet is empty."""
     path = root / FILE
-    return Shelf(_text(path.read_bytes(), FILE) if path.exists() else "")
+    return Shelf(_text(regular.read(path), FILE) if path.exists() else "")
 
 
 def written(shelf: Shelf) -> str:

@@ -12,7 +12,13 @@ PROVED = ("kernel.py", "method.py")
 
 def meaning(path: Path) -> dict[str, str]:
     """Return a digest for each top-level definition of a file, and one for the rest of it."""
-    tree = parse(path)
+    try:
+        return _meaning(parse(path))
+    except RecursionError:  # an expression nested as deep as no person writes: its bytes are its meaning
+        return _meaning(_unread(path))
+
+
+def _meaning(tree: ast.Module) -> dict[str, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [one for one in node.body if not _is_string(one)]
@@ -42,9 +48,13 @@ def parse(path: Path) -> ast.Module:
     """Return a file's syntax tree; of a file that is no Python, its bytes as the only statement."""
     try:
         return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         # It will fail when it runs, and say why; its bytes are all the meaning it has.
-        return ast.Module(body=[ast.Expr(ast.Constant(value=path.read_bytes()))], type_ignores=[])
+        return _unread(path)
+
+
+def _unread(path: Path) -> ast.Module:
+    return ast.Module(body=[ast.Expr(ast.Constant(value=path.read_bytes()))], type_ignores=[])
 
 
 def digest(data: bytes) -> str:

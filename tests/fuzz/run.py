@@ -36,7 +36,9 @@ def main() -> None:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        sys.exit("fuzzing needs atheris (pip install -e '.[fuzz]'), which is made for some versions of Python alone: skipped")
+        sys.exit(
+            "fuzzing needs atheris (pip install -e '.[fuzz]'), which is made for some versions of Python alone: skipped"
+        )
     if asked.child:
         child(asked.names[0], rest)
         return
@@ -71,9 +73,13 @@ def fuzz(name: str, seeds: list[bytes], seconds: int) -> tuple[int, int]:
             f"-artifact_prefix={broken}/", f"-seed={int(time.time())}",
         ]  # fmt: skip
         with (KEPT / f"{name}.log").open("ab") as log:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONHASHSEED": "0"})
+            done = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONHASHSEED": "0"}
+            )
         said = (KEPT / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-40_000:]
-        inputs += int((re.findall(r"number_of_executed_units: (\d+)", said) or re.findall(r"^#(\d+)\t", said, re.M) or ["0"])[-1])
+        inputs += int(
+            (re.findall(r"number_of_executed_units: (\d+)", said) or re.findall(r"^#(\d+)\t", said, re.M) or ["0"])[-1]
+        )
         coverage = int((re.findall(r" cov: (\d+)", said) or ["0"])[-1])
         if done.returncode == 0 or len(set(broken.iterdir()) - before) >= FINDINGS:
             break

@@ -60,7 +60,10 @@ KERNEL = {
     "compiled": [{**ROW, "registers": 8, "spills": 0, "shared": 0, "widest_load": 16, "widest_store": 16}],
 }  # fmt: skip
 RESULT = stored_result(
-    metrics={"two": {"value": 2.0, "unit": "s", "setting": "a toy"}, "noisy": {"value": 2.0, "unit": "", "setting": "", "seeds": [1.0, 3.0]}},
+    metrics={
+        "two": {"value": 2.0, "unit": "s", "setting": "a toy"},
+        "noisy": {"value": 2.0, "unit": "", "setting": "", "seeds": [1.0, 3.0]},
+    },
     tables={"pairs": {"columns": ["x", "name"], "rows": [[1, "one"], [2.5, None]], "caption": ""}},
     figures={"line": {"files": ["line.svg"], "caption": "A line.", "alt": "a rising line"}},
     kernels={"double": KERNEL},
@@ -102,7 +105,9 @@ def project() -> Path:
     made = Project(Path(tempfile.mkdtemp(prefix="papernotes-fuzz-")))
     made.snippet("toy", EXPERIMENT, METHOD)
     made.write("snippets/toy/kernel.py", "def double(x):\n    return 2 * x\n\n\ndef _forward(x): ...\n")
-    made.write(".papernotes/line.svg", '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M0 0L9 9"/></svg>')
+    made.write(
+        ".papernotes/line.svg", '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M0 0L9 9"/></svg>'
+    )
     made.note("other")
     return made.root
 
@@ -118,7 +123,7 @@ def _result(data: dict[str, Any] = RESULT) -> Result:
 
 
 def _read(text: str) -> Note | list:
-    return loader._read_note.__wrapped__(text, "toy", "notes/toy.md")
+    return loader.read_note.__wrapped__(text, "toy", "notes/toy.md")
 
 
 def _with(found: Note | list) -> Library:
@@ -188,7 +193,12 @@ def formula(text: str) -> None:
 def result(document: Any) -> None:
     """Make a site from a stored result, if it is taken for one."""
     if isinstance(document, dict) and is_result(document, ["line.svg"]):
-        made = Site(_with(_read(f"---\n{HEAD}\nclaims: [{{says: a, metric: two, expect: {{near: 2, within: 1}}}}]\n---\n{BODY}")), {"toy": _result(document)})
+        made = Site(
+            _with(
+                _read(f"---\n{HEAD}\nclaims: [{{says: a, metric: two, expect: {{near: 2, within: 1}}}}]\n---\n{BODY}")
+            ),
+            {"toy": _result(document)},
+        )
         pages(made)
         assets(made)
 
@@ -263,7 +273,9 @@ def changed(document: Any, choose: Callable[[int], int], times: int) -> Any:
         holder, at = {"": document}, ""
         for _ in range(choose(7)):
             inner = holder[at]
-            keys = list(inner) if isinstance(inner, dict) else list(range(len(inner))) if isinstance(inner, list) else []
+            keys = (
+                list(inner) if isinstance(inner, dict) else list(range(len(inner))) if isinstance(inner, list) else []
+            )
             if not keys:
                 break
             holder, at = inner, keys[choose(len(keys))]
@@ -300,7 +312,13 @@ def _packed() -> bytes:
     return held.getvalue()
 
 
-NEWEST = {"parts": {"a": "0"}, "key": "k", "good_key": "k", "seconds": 1.0, "failure": {"slug": "toy", "outcome": "raised", "error": "e"}}
+NEWEST = {
+    "parts": {"a": "0"},
+    "key": "k",
+    "good_key": "k",
+    "seconds": 1.0,
+    "failure": {"slug": "toy", "outcome": "raised", "error": "e"},
+}
 TEXTS: dict[str, tuple[Callable[[str], None], tuple[str, ...]]] = {
     "note": (note, (f"---\n{HEAD}\n---\n{BODY}",)),
     "body": (body, (BODY,)),
