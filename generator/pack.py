@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from generator.schema import SLUG, Result, printable
+from generator.schema import SLUG, Result
 from generator.store import LAYOUT, Store, write_whole
 
 FORM = "papernotes results"
@@ -96,8 +96,7 @@ def _manifest(name: str, data: bytes, file: Path) -> dict[str, str]:
     if not sound:
         raise ForeignError(f"{file}: not a file of packed results; `papernotes pack FILE` makes one")
     if said.get("layout") != LAYOUT:
-        layout = printable(str(said.get("layout")), 40)
-        raise ForeignError(f"{file}: packed by another version (layout {layout}, here {LAYOUT}); pack it again")
+        raise ForeignError(f"{file}: packed by another version (its layout is not {LAYOUT}); pack it again")
     return results
 
 

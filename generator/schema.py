@@ -30,11 +30,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
-def printable(text: str, most: int = 500) -> str:
-    """Return a text as a line of a terminal may show it: what an author wrote may be a megabyte, and is quoted."""
-    return "".join(one if one.isprintable() else "\ufffd" for one in text[:most]) + "…" * (len(text) > most)
-
-
 class Problem(Record):
     """Something wrong with a file: where, what, and how to mend it."""
 
@@ -50,7 +45,10 @@ class Problem(Record):
         self, file: str, line: int | tuple[int, int], what: str, fix: str = "", *, code: str, column: int = 1
     ) -> None:
         line, column = line if isinstance(line, tuple) else (line, column)
-        file, what, fix = printable(file), printable(what), printable(fix)
+        # What an author wrote is quoted, and may be a megabyte, or orders to a terminal.
+        file, what, fix = (
+            "".join(c if c.isprintable() else "\ufffd" for c in said[:500]) for said in (file, what, fix)
+        )
         super().__init__(file=file, line=line, column=column, what=what, fix=fix, code=code)  # type: ignore[call-arg]
 
     def __str__(self) -> str:

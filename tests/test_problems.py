@@ -46,7 +46,7 @@ def test_every_code_is_explained_and_every_rule_is_somebodys():
 def test_a_problem_is_told_to_a_pull_request_in_its_own_terms():
     problem = Problem("notes/a,b.md", (3, 7), "100 % wrong\nindeed", "mend: it", code="value")
     assert as_github(problem) == (
-        "::error file=notes/a%2Cb.md,line=3,col=7,title=value::100 %25 wrong%0Aindeed; mend: it"
+        "::error file=notes/a%2Cb.md,line=3,col=7,title=value::100 %25 wrong\ufffdindeed; mend: it"
     )
 
 
