@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 from generator.build import Built
 from generator.schema import Page
 from generator.site import SCRIPTS, STYLES
+from generator.store import write_whole
 
 OVERRIDES = "overrides"
 MAIN = """{% extends "base.html" %}
@@ -20,13 +20,10 @@ MAIN = """{% extends "base.html" %}
 def export(built: Built, folder: Path) -> int:
     """Write every page and file of the site into a folder and return how many were written."""
     for page in built.pages:
-        _place(folder, page.path).write_text(_with_head(page), encoding="utf-8")
+        write_whole(_place(folder, page.path), _with_head(page).encode())
     for asset in built.assets:
         target = _place(folder, asset.path)
-        if asset.source:
-            shutil.copyfile(asset.source, target)
-        else:
-            target.write_text(asset.text, encoding="utf-8")
+        write_whole(target, asset.source.read_bytes() if asset.source else asset.text.encode())
     return len(built.pages) + len(built.assets)
 
 
@@ -48,8 +45,8 @@ def write_config(path: Path, folder: Path, project: Path) -> None:
         "extra_javascript": scripts,
     }
     lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in said.items())
-    _place(path.parent, path.name).write_text("".join(lines), encoding="utf-8")
-    _place(path.parent / OVERRIDES, "main.html").write_text(MAIN, encoding="utf-8")
+    write_whole(_place(path.parent, path.name), "".join(lines).encode())
+    write_whole(_place(path.parent / OVERRIDES, "main.html"), MAIN.encode())
 
 
 def _with_head(page: Page) -> str:

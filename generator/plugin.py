@@ -10,8 +10,9 @@ from pathlib import Path
 from mkdocs.config import config_options
 from mkdocs.config.base import Config
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
-from mkdocs.plugins import BasePlugin
+from mkdocs.plugins import BasePlugin, event_priority
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
@@ -20,6 +21,7 @@ from generator.bounded import Bounded
 from generator.build import Built, build
 from generator.drawings import clean
 from generator.execute import Limits
+from generator.fresh import Fresh
 from generator.rerun import Reruns
 from generator.schema import About
 from generator.site import SCRIPTS, STYLES
@@ -40,6 +42,9 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
 
     def __init__(self) -> None:
         self.serving = False
+        self.in_place = False
+        self.fresh: Fresh | None = None
+        self.site_dir = ""
         self.built: Built | None = None
         self.reruns: Reruns | None = None
         self.heads: dict[str, str] = {}
@@ -55,11 +60,15 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         self.serving = command == "serve"
+        self.in_place = self.serving or dirty  # MkDocs serves from a folder of its own; a dirty build wants the old one
 
     def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
         if STYLES not in config.extra_css:
             config.extra_css.insert(0, STYLES)
         config.extra_javascript += [script for script in SCRIPTS if script not in config.extra_javascript]
+        if not self.in_place:
+            self.fresh = Fresh(Path(config.site_dir))
+            self.site_dir, config.site_dir = config.site_dir, str(self.fresh.folder)
         # An extension is named in mkdocs.yml, or given as it is here: MkDocs hands both on to Python-Markdown.
         config.markdown_extensions.append(Bounded(lambda what: log.warning("%s:1: %s", self.file, what)))
         return config
@@ -132,7 +141,24 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             self.policy.learn(output_content)
         return self.policy.put(output_content) if template_name.endswith(".html") else output_content
 
+    @event_priority(-100)  # what other plugins write belongs to the site
     def on_post_build(self, *, config: MkDocsConfig) -> None:
+        self._index(config)
+        if self.fresh:
+            self.fresh.put()
+            config.site_dir = self.site_dir
+            log.info("papernotes: the site is in %s", self.site_dir)
+
+    def on_build_error(self, *, error: Exception) -> None:
+        in_place = self.fresh is None or self.fresh.folder == self.fresh.site
+        if self.fresh:
+            self.fresh.drop()
+        if isinstance(error, OSError) and not self.serving:
+            what = f"cannot write {error.filename2 or error.filename or self.site_dir}: {error.strerror or error}"
+            left = "the site is not whole: build it again" if in_place else "the site stays as it was"
+            raise PluginError(f"{what}; make room, or choose another place with -d; {left}")
+
+    def _index(self, config: MkDocsConfig) -> None:
         folder = Path(config.site_dir) / search.FOLDER
         if self.index:  # while serving, the index of the first build has to do: making one takes longer than all else
             for name, data in self.index.items():

@@ -46,9 +46,7 @@ class Problem(Record):
     ) -> None:
         line, column = line if isinstance(line, tuple) else (line, column)
         # What an author wrote is quoted, and may be a megabyte, or orders to a terminal.
-        file, what, fix = (
-            "".join(c if c.isprintable() else "\ufffd" for c in said[:500]) for said in (file, what, fix)
-        )
+        file, what, fix = ("".join(c if c.isprintable() else "�" for c in one[:500]) for one in (file, what, fix))
         super().__init__(file=file, line=line, column=column, what=what, fix=fix, code=code)  # type: ignore[call-arg]
 
     def __str__(self) -> str:

@@ -117,7 +117,7 @@ class Store:
                 *self._loose(keep, slugs),
                 *(path for path in _listed(self.latest) if path.stem not in slugs),
                 *(path for path in others if path != self.folder),
-                *(path for path in self.folder.glob("tmp-*") if _abandoned(path)),
+                *(path for path in self.folder.glob("tmp-*") if abandoned(path)),
             ]
         )
 
@@ -207,7 +207,7 @@ def _about(path: Path) -> os.stat_result | None:
         return None
 
 
-def _abandoned(folder: Path) -> bool:
+def abandoned(folder: Path) -> bool:
     """Return whether nobody holds a scratch folder any more: its process was killed."""
     try:
         held = os.open(folder, os.O_RDONLY)
@@ -248,13 +248,21 @@ def _write(path: Path, content: Any) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it."""
+    """Write a file so that a reader sees the old one or the new one, never half of it; a pipe or a device is written to."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
     handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+        os.chmod(name, mode)  # mkstemp keeps its files from everyone else
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise

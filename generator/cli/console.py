@@ -15,7 +15,7 @@ from generator.find import find_snippets
 from generator.run import Runs, store_of
 from generator.schema import Library, Problem
 from generator.spelling import nearest
-from generator.store import Store
+from generator.store import Store, write_whole
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -65,7 +65,7 @@ def snippets_of(root: Path | None) -> tuple[Library, Store]:
 def write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        write_whole(file, text.encode())
     except OSError as error:
         raise Refusal(f"cannot write {file}: {error.strerror}; choose another place") from None
 
