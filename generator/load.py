@@ -15,6 +15,7 @@ from generator import regular
 from generator.bibliography import load_papers
 from generator.find import find_snippets
 from generator.pictures import links, pictures
+from generator.places import dotted, place_of
 from generator.schema import (
     SLUG,
     About,
@@ -25,8 +26,6 @@ from generator.schema import (
     Note,
     Problem,
     RelationKind,
-    dotted,
-    place_of,
 )
 from generator.spelling import nearest
 

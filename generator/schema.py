@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from generator.places import place_of
+
 SLUG = r"^[a-z][a-z0-9_]{0,79}$"
 Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
@@ -20,9 +22,9 @@ Cover = Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]*/)?[a-z0-9][
 Kind = Literal["paper", "digest", "essay", "project"]
 Verdict = Literal["reproduced", "contradicted", "reported only", "untested"]
 Outcome = Literal[
-    "raised", "timed out", "out of memory", "too much output", "too many processes", "killed", "exited", "could not start", ]  # fmt: skip
-ReadStatus = Literal["", "to read", "reading", "read",
+    "raised", "timed out", "out of memory", "too much output", "too many processes", "killed", "exited", "could not start",
 ]  # fmt: skip
+ReadStatus = Literal["", "to read", "reading", "read"]
 RelationKind = Literal["extends", "alternative-to", "uses", "explains", "contradicts", "compares-with"]
 
 
@@ -170,17 +172,6 @@ class Note(Record):
     def at(self, *path: object) -> tuple[int, int]:
         """Return line and column of a front-matter entry such as ("claims", 0, "metric"), or of what holds it."""
         return place_of(path, self.places)
-
-
-def place_of(path: tuple[object, ...], places: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """Return where a front-matter entry stands, or the nearest one around it that does."""
-    known = (places.get(dotted(path[:end])) for end in range(len(path), 0, -1))
-    return next(filter(None, known), (1, 1))
-
-
-def dotted(path: tuple[object, ...]) -> str:
-    """Return a front-matter path as a key: ("claims", 0) -> "claims.0"."""
-    return ".".join(map(str, path))
 
 
 class Paper(Record):
