@@ -8,8 +8,20 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from generator import regular
-from generator.embeds import CITATION, EMBEDS, LINK, UNREADABLE, TemplateSyntaxError, calls, definitions, reading, tree
+from generator.embeds import (
+    CITATION,
+    EMBEDS,
+    LINK,
+    UNREADABLE,
+    Call,
+    TemplateSyntaxError,
+    calls,
+    definitions,
+    reading,
+    tree,
+)
 from generator.formulae import FormulaError, mathml
+from generator.places import column_of, place
 from generator.schema import Library, Note, Problem, Snippet
 from generator.spelling import nearest
 
@@ -40,10 +52,10 @@ def _papers(note: Note, library: Library) -> Iterator[Problem]:
     for number, key in enumerate(note.front.papers):
         if key not in library.papers:
             fix = _add_paper(key, library)
-            yield Problem(note.file, note.at("papers", number), f"unknown paper '{key}'", fix, code="unknown-paper")
+            yield Problem(note.file, place(note, "papers", number), f"unknown paper '{key}'", fix, code="unknown-paper")
     if note.front.kind == "paper" and not note.front.papers:
         fix = "name its keys of notes/library.bib, or choose another kind"
-        yield Problem(note.file, note.at("kind"), "a note of kind paper without papers", fix, code="no-papers")
+        yield Problem(note.file, place(note, "kind"), "a note of kind paper without papers", fix, code="no-papers")
 
 
 def _add_paper(key: str, library: Library) -> str:
@@ -57,12 +69,12 @@ def _tags(note: Note, tags: Counter[str]) -> Iterator[Problem]:
         others = [other for other in tags if other != tag and tags[other] >= tags[tag]]
         if tags[tag] == 1 and (close := get_close_matches(tag, others, n=1, cutoff=0.88)):
             fix = f"did you mean '{close[0]}'?"
-            yield Problem(note.file, note.at("tags", number), f"unknown tag '{tag}'", fix, code="unknown-tag")
+            yield Problem(note.file, place(note, "tags", number), f"unknown tag '{tag}'", fix, code="unknown-tag")
 
 
 def _relations(note: Note, library: Library) -> Iterator[Problem]:
     for number, relation in enumerate(note.front.relations):
-        at = note.at("relations", number)
+        at = place(note, "relations", number)
         if relation.slug == note.slug:
             yield Problem(note.file, at, "a relation of the note to itself", "name another note", code="own-relation")
         elif relation.slug not in library.by_slug and relation.slug not in library.broken:
@@ -72,7 +84,7 @@ def _relations(note: Note, library: Library) -> Iterator[Problem]:
 
 def _claims(note: Note, library: Library) -> Iterator[Problem]:
     for number, claim in enumerate(note.front.claims):
-        at = note.at("claims", number)
+        at = place(note, "claims", number)
         untested = claim.verdict == "untested" and claim.because
         if not claim.metric and not claim.reported and not untested:
             fix = "name metric and expect, or mark it 'reported: true'"
@@ -84,12 +96,10 @@ def _claims(note: Note, library: Library) -> Iterator[Problem]:
 
 def _links(note: Note, library: Library) -> Iterator[Problem]:
     text, _ = reading(note.body)
-    written = note.body.split("\n")
-    for number, line in enumerate(text.split("\n"), start=note.body_line):
+    for number, line in enumerate(text.split("\n"), start=1):
 
         def at(said: str, number: int = number) -> tuple[int, int]:
-            """Return the line, and the column on it at which a text begins, as the file has it."""
-            return number, written[number - note.body_line].find(said) + 1 or 1
+            return number + note.body_line - 1, column_of(said, note.body, number)
 
         for link in LINK.finditer(line):
             slug = link[1].strip().partition("#")[0]
@@ -109,9 +119,9 @@ def _formulae(note: Note, library: Library) -> Iterator[Problem]:
             try:
                 mathml(piece, display=kind == "display math")
             except FormulaError as error:
-                line += note.body_line - 1
+                at = (line + note.body_line - 1, column_of(piece.partition("\n")[0], note.body, line))
                 fix = "mend the LaTeX, or write \\$ for a dollar"
-                yield Problem(note.file, line, f"formula: {error}", fix, code="formula")
+                yield Problem(note.file, at, f"formula: {error}", fix, code="formula")
 
 
 def _embeds(note: Note, library: Library) -> Iterator[Problem]:
@@ -123,8 +133,9 @@ def _embeds(note: Note, library: Library) -> Iterator[Problem]:
         return
     for call in found:
 
-        def wrong(what: str, fix: str, code: str, line: int = call.line) -> Problem:
-            return Problem(note.file, line, what, fix, code=code)
+        def wrong(what: str, fix: str, code: str, call: Call = call) -> Problem:
+            column = column_of(f"{call.name}(", note.body, call.line - note.body_line + 1)
+            return Problem(note.file, (call.line, column), what, fix, code=code)
 
         slug = call.arguments.get("of") or note.slug
         if call.name not in EMBEDS:

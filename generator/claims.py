@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from generator.places import place
 from generator.schema import Claim, Expect, Judgement, Note, Problem, Result, Verdict
 from generator.spelling import nearest
 
@@ -59,7 +60,7 @@ def problems(note: Note, result: Result | None) -> list[Problem]:
         return []
     found = []
     for number, claim in enumerate(note.front.claims):
-        at = note.at("claims", number)
+        at = place(note, "claims", number)
         for name in (claim.metric, *_others(claim.expect)):
             if name and name not in result.metrics:
                 fix = nearest(name, result.metrics)

@@ -27,6 +27,7 @@ from generator.embeds import (
 from generator.formulae import FormulaError, label, mathml
 from generator.lift import Lifted, lift, settled
 from generator.partials import partial, show_problems
+from generator.places import column_of
 from generator.schema import Note, Problem, Result
 from generator.sentences import around, links
 from generator.site import Site
@@ -239,16 +240,17 @@ class _Reader:
         except _NotMeasuredError as missing:
             return self._html(f'<span class="pn-missing">not measured: {markup.escape(missing)} has no result</span>')
         except EmbedError as error:
-            return self._wrong(self.line, str(error), error.fix, error.code)
+            return self._wrong(self.line, str(error), error.fix, error.code, f"{piece.name}(")
         except (OSError, SyntaxError) as error:  # of a snippet's file, which check names too
             what = f"embed: {getattr(error, 'strerror', None) or error}"
             return self._wrong(self.line, what, "mend the snippet's file", "embed-argument")
         except (TypeError, ValueError) as error:
             fix = "see the embeds in CONTRIBUTING.md"
-            return self._wrong(self.line, f"embed: {error}", fix, "embed-argument")
+            return self._wrong(self.line, f"embed: {error}", fix, "embed-argument", f"{piece.name}(")
 
-    def _wrong(self, line: int, what: str, fix: str, code: str) -> str:
-        problem = Problem(self.note.file, line, what, fix, code=code)
+    def _wrong(self, line: int, what: str, fix: str, code: str, said: str = "") -> str:
+        column = column_of(said, self.note.body, line - self.note.body_line + 1)
+        problem = Problem(self.note.file, (line, column), what, fix, code=code)
         self.problems.append(problem)
         return self._html(show_problems([problem], f"{self.note.slug}.md", self.site))
 

@@ -12,6 +12,7 @@ from generator.cards import cards
 from generator.codes import RULES
 from generator.expand import expand
 from generator.partials import page, partial, show_problems
+from generator.places import place
 from generator.render import render, render_home
 from generator.schema import Asset, Note, Page, Problem
 from generator.site import Site, named_cover
@@ -63,7 +64,7 @@ def _math_font(page: Page, site: Site) -> str:
 def _cover(note: Note, site: Site) -> Iterator[Problem]:
     of, name = named_cover(note)
     result = site.results.get(of)
-    at = note.at("cover")
+    at = place(note, "cover")
     if of not in site.library.snippets and name:
         own = of == note.slug
         fix = "write cover: slug/figure" if own else nearest(of, site.library.snippets)

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from generator.places import place_of
-
 SLUG = r"^[a-z][a-z0-9_]{0,79}$"
 Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
@@ -168,10 +166,6 @@ class Note(Record):
     body_line: int = 1
     places: Mapping[str, tuple[int, int]] = Field(default_factory=dict)
     """The line and column of each front-matter entry."""
-
-    def at(self, *path: object) -> tuple[int, int]:
-        """Return line and column of a front-matter entry such as ("claims", 0, "metric"), or of what holds it."""
-        return place_of(path, self.places)
 
 
 class Paper(Record):

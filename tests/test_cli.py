@@ -27,7 +27,7 @@ def test_check_shows_every_problem_and_leaves_with_one(toy):
     assert done.returncode == 1
     assert "notes/toy.md:8:1: unknown key 'tittle'; did you mean 'title'?" in done.stdout
     assert "notes/other.md:9:1: link to unknown note 'toi'" in done.stdout
-    assert "notes/other.md:10:1: unknown embed 'figur'; did you mean 'figure'?" in done.stdout
+    assert "notes/other.md:10:4: unknown embed 'figur'; did you mean 'figure'?" in done.stdout
     assert "problems in 2 notes" in done.stderr
 
 

@@ -18,7 +18,7 @@ def test_a_note_becomes_a_record_with_its_lines(toy):
     assert (note.slug, note.front.title, note.front.added) == ("toy", "A toy", datetime.date(2026, 11, 21))
     assert note.front.claims[0].expect.near == 2
     lines = (toy.root / "notes/toy.md").read_text().splitlines()
-    assert "says: two is two" in lines[note.at("claims", 0)[0] - 1]
+    assert "says: two is two" in lines[note.places["claims.0"][0] - 1]
     assert lines[note.body_line - 1].startswith("Measured")
 
 

@@ -94,10 +94,10 @@ def test_links_become_links_and_citations_get_a_reference_list(page):
 
 
 WRONG = [
-    ('x\n\n{{ figure("lime") }}', ":12:1: the experiment records no figure 'lime'; did you mean 'line'?"),
-    ('{{ metric("tow") }}', ":10:1: the experiment records no metric 'tow'; did you mean 'two'?"),
-    ('{{ metric("two", "nonsense") }}', ":10:1: embed:"),
-    ('{{ kernel("toy") }}', ":10:1: the experiment records no kernel 'toy'; there are none yet"),
+    ('x\n\n{{ figure("lime") }}', ":12:4: the experiment records no figure 'lime'; did you mean 'line'?"),
+    ('{{ metric("tow") }}', ":10:4: the experiment records no metric 'tow'; did you mean 'two'?"),
+    ('{{ metric("two", "nonsense") }}', ":10:4: embed:"),
+    ('{{ kernel("toy") }}', ":10:4: the experiment records no kernel 'toy'; there are none yet"),
     (
         "{{ undefined_name }}",
         ":10:1: Jinja: a note calls embeds with constants, and nothing else is read: here the name 'undefined_name'",
