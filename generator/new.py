@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import keyword
 import re
 from collections.abc import Callable, Container, Iterator
 from functools import cache
 from pathlib import Path
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from generator.identifiers import folded
 from generator.intake.reference import telling
+from generator.normal.pieces import scalar
 from generator.schema import Kind
 
 FILES = {
@@ -40,16 +39,8 @@ class ExistsError(FileExistsError):
 def _templates() -> Environment:
     loader = PackageLoader("generator", "templates/new")
     made = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    made.filters |= {"yaml": _scalar, "docstring": lambda text: text.replace("\\", "\\\\").replace('"""', "'''")}
+    made.filters |= {"yaml": scalar, "docstring": lambda text: text.replace("\\", "\\\\").replace('"""', "'''")}
     return made
-
-
-def _scalar(text: str) -> str:
-    """Return a text as a value of YAML: bare where that means the same."""
-    with contextlib.suppress(yaml.YAMLError):
-        if yaml.safe_load(f"key: {text}") == {"key": text} and not re.search(r"[\"'#]", text):
-            return text
-    return json.dumps(text, ensure_ascii=False)
 
 
 def new(

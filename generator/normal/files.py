@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from generator import regular
 from generator.normal import front, library
 from generator.normal.refusal import Refused
 from generator.store import write_whole
@@ -52,7 +53,7 @@ def _normal(path: Path) -> Normal:
     try:
         if path.stat().st_size > LIMIT:
             raise Refused(1, f"larger than {LIMIT // 1_000_000} MB", "split it")
-        data = path.read_bytes()
+        data = regular.read(path)
         before = data.removeprefix(MARK).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1

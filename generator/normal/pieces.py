@@ -14,6 +14,8 @@ from generator.schema import FrontMatter
 
 DEPTH_LIMIT = 20
 _PLAIN = re.compile(r"[A-Za-z](?:[\w .;()/+'=-]*[\w.)])?")
+_ORDERS = re.compile(r"[!&*\[\]{}]")
+"""What begins a tag, an alias or a collection: never part of a plain text, and a tag may fail in ways of its own."""
 _WORDS = {"y", "n", "yes", "no", "true", "false", "on", "off", "null"}
 """What needs no quotes, told without asking YAML, and the words that do."""
 
@@ -32,12 +34,13 @@ def scalar(value: str, flow: bool = False) -> str:
     """Return a text as YAML: plain where that is read as the same text, else in double quotes."""
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    try:
-        read = yaml.safe_load(f"[{value}]" if flow else f"key: {value}")
-    except (yaml.YAMLError, ValueError):
-        read = None
-    if read == ([value] if flow else {"key": value}) and value.isprintable() and value == value.strip():
-        return value
+    if value.isprintable() and value == value.strip() and not _ORDERS.search(value if flow else value[:1]):
+        try:
+            read = yaml.safe_load(f"[{value}]" if flow else f"key: {value}")
+        except (yaml.YAMLError, ValueError):
+            read = None
+        if read == ([value] if flow else {"key": value}):
+            return value
     return yaml.dump(value, allow_unicode=True, default_style='"', width=10**9).strip()
 
 

@@ -27,9 +27,15 @@ from generator.check import check
 from generator.expand import expand
 from generator.fingerprint import Fingerprints
 from generator.formulae import FormulaError, mathml
+from generator.intake import files as intake
+from generator.intake.markdown import import_notes
+from generator.intake.shelf import Shelf, take_in
 from generator.lab import recorded
 from generator.lab.recorded import RecordedError
 from generator.markup import with_drawings, without_drawings
+from generator.normal import front as normal_front
+from generator.normal import library as normal_library
+from generator.normal.refusal import Refused
 from generator.pack import MANIFEST, ForeignError, unpack
 from generator.pages import assets, pages
 from generator.render import render
@@ -258,6 +264,48 @@ def about(text: str) -> None:
     loader.load_about(path.parent)
 
 
+def taken_in(text: str) -> None:
+    """Take references, as BibTeX or CSL-JSON, into a bibliography."""
+    with contextlib.suppress(intake.UnreadableError):
+        found = intake.read_references(text.encode("utf-8", "replace"), "their.bib")
+        shelf = Shelf(BIB)
+        take_in(shelf, found, "their.bib", "to read")
+        intake.written(shelf)
+
+
+def imported(text: str) -> None:
+    """Take in a note that another program wrote."""
+    path = project() / "foreign" / "A note.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode("utf-8", "replace"))
+    before = {one.name for one in (project() / "notes").iterdir()}
+    import_notes(path, project(), "somebody")
+    for one in (project() / "notes").iterdir():
+        if one.name not in before:
+            one.unlink()
+
+
+def normal(text: str) -> None:
+    """Bring a note and a bibliography into normal form, twice: the second time changes nothing."""
+    for form in (normal_front.normal, normal_library.normal):
+        with contextlib.suppress(Refused):
+            once = form(text)
+            assert form(once) == once, "a normal form that is not normal"
+
+
+def code(text: str) -> None:
+    """Check, fingerprint and show a snippet of this code."""
+    path = project() / "snippets/toy/method.py"
+    path.write_bytes(text.encode("utf-8", "replace"))
+    try:
+        whole = _with(_read(f"---\n{HEAD}\n---\n{BODY}"))
+        check(whole)
+        pages(Site(whole, {"toy": _result()}))
+        Fingerprints(project()).of(library().snippets["toy"])
+    finally:
+        path.write_text(METHOD, encoding="utf-8")
+
+
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**400, 0.0, -0.0, 1e-320, 1e308, float("inf"), float("-inf"), float("nan"),
     "", "a", "../../etc/passwd", "/etc/passwd", "\x00", "\ud800", "inf", "nan", "<script>", "{{ a }}", "é" * 300, "a" * 20_000,
@@ -327,6 +375,19 @@ TEXTS: dict[str, tuple[Callable[[str], None], tuple[str, ...]]] = {
     "front": (front, (HEAD,)),
     "bib": (bib, (BIB,)),
     "formula": (formula, (r"\frac{1}{2} \left(a_1^{2}\right)", r"\begin{aligned} a &= (b \\ &+ c] \end{aligned}")),
+    "code": (code, (METHOD, EXPERIMENT)),
+    "taken in": (
+        taken_in,
+        (
+            BIB,
+            '[{"id": "a", "type": "article-journal", "title": "A", "author": [{"family": "B"}], "issued": {"date-parts": [[2020]]}}]',
+        ),
+    ),
+    "imported": (
+        imported,
+        (BODY, "---\ntags: [a]\n---\n# A\n\n![[b.png]] #tag [[Other note|x]] ==y==\n\n> [!note] z\n"),
+    ),
+    "normal": (normal, (f"---\n{HEAD}\n---\n{BODY}", BIB)),
     "about": (about, ("site_name: a\nsite_url: https://a.b\nplugins: [{papernotes: {discussion: a}}]\n",)),
 }
 """What reads text, and what a run begins with."""
@@ -372,6 +433,7 @@ def seeds(name: str) -> list[bytes]:
     root = Path(__file__).resolve().parents[2]
     own = [path.read_text(encoding="utf-8") for path in sorted((root / "notes").glob("*.md"))[:8]]
     more = {
+        "normal": own, "imported": own,
         "note": own, "body": [text.split("---\n", 2)[-1] for text in own], "front": [text.split("---\n")[1] for text in own if "---\n" in text],
         "bib": [(root / "notes/library.bib").read_text(encoding="utf-8")[:3000]], "about": [(root / "mkdocs.yml").read_text(encoding="utf-8")],
     }  # fmt: skip
