@@ -262,7 +262,8 @@ def test_a_file_that_comes_into_the_project_meanwhile_hides_no_snippet(project):
 
 def test_a_result_says_how_far_its_run_was_confined_and_the_snippet_has_no_say_in_it(project):
     lie = "def run(record):\n    record.metric('x', 1)\n    save = record.save\n"
-    lie += "    record.save = lambda **also: save(**{**also, 'provenance': {'network': 'a lie', 'files': 'a lie'}})\n"
+    lie += "    lied = {'network': 'a lie', 'files': 'a lie'}\n"
+    lie += "    record.save = lambda **also: save(**{**also, 'provenance': {**also.get('provenance', {}), **lied}})\n"
     project.snippet("lies", lie)
     provenance = run(load(project.root), store_of(project.root)).results["lies"].provenance
     assert {name: provenance[name] for name in HERE} == HERE
