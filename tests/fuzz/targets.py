@@ -48,6 +48,8 @@ from generator.web import surroundings
 
 SECONDS = 2.0
 """Processor time that an input of up to 100 kB may take; a longer one in proportion."""
+PAGE = 1.0
+"""Seconds that a page may take Python-Markdown here before it is given up; in a build they are `bounded.SECONDS`."""
 TOKENS = [
     line.encode("latin-1", "backslashreplace").decode("unicode_escape")
     for line in Path(__file__).with_name("tokens.txt").read_text(encoding="utf-8").split("\n")[1:-1]
@@ -96,11 +98,12 @@ class TooSlowError(Exception):
 
 
 @contextlib.contextmanager
-def in_time(size: int) -> Iterator[None]:
-    """Raise TooSlowError for what takes longer than an input of so many bytes may."""
+def in_time(name: str, size: int) -> Iterator[None]:
+    """Raise TooSlowError where a target takes longer than it may for so many bytes."""
     started = time.process_time()
     yield
     took, allowed = time.process_time() - started, SECONDS * max(1.0, size / 100_000)
+    allowed += PAGE if name == "page" else 0.0
     if took > allowed:
         raise TooSlowError(f"{took:.1f} s for {size:,} bytes; {allowed:.1f} s are allowed")
 
@@ -170,7 +173,7 @@ def page(text: str) -> None:
     if isinstance(read, Note):
         made = expand(read, Site(_with(read), {"toy": _result()})).markdown
         told: list[str] = []
-        extension = bounded.Bounded(told.append, 1.0)
+        extension = bounded.Bounded(told.append, PAGE)
         plain, drawings = without_drawings(made)
         html = markdown.Markdown(extensions=[*EXTENSIONS, extension]).convert(plain)
         with_drawings(safe.page(html), drawings)
@@ -411,16 +414,16 @@ def feed(name: str, data: bytes) -> None:
     """Give bytes to a target in the form that it takes, and hold it to its time."""
     if name in TEXTS:
         text = spread(data)
-        with in_time(len(text)):
+        with in_time(name, len(text)):
             TEXTS[name][0](text)
     elif name in DOCUMENTS:
         call, sound = DOCUMENTS[name]
         numbers = iter(data)
         document = changed(sound(), lambda n: next(numbers, 0) % n, 1 + len(data) // 12)
-        with in_time(len(data)):
+        with in_time(name, len(data)):
             call(document)
     else:
-        with in_time(len(data)):
+        with in_time(name, len(data)):
             BYTES[name][0](data)
 
 
