@@ -36,7 +36,9 @@ def pages(site: Site) -> tuple[list[Page], list[Problem]]:
         if note.slug not in site.rerunning:  # what an older result contradicts may be mended already
             own = [*claims.problems(note, site.results.get(note.slug)), *_cover(note, site)]
             problems += [*own, *body.problems]
-        said = [*site.problems.get(note.file, ()), *own]
+        said = [
+            one for one in (*site.problems.get(note.file, ()), *own) if one not in body.problems
+        ]  # those stand in place
         made.append(render(note, body, around[note.slug], site, said))
     made += [_broken(slug, found, site) for slug, found in site.library.broken.items()]
     home, found = _home(site)
