@@ -1,6 +1,6 @@
 # The commands people type. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help site serve test check pr new bench screenshots clean
+.PHONY: help site serve test check pr new bench fuzz faults screenshots clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -55,6 +55,13 @@ new: $(READY) ## Begin a note: make new SLUG=my_paper TITLE="My Paper"
 bench: $(READY) ## Measure the generator, and the run engine against its peers (benchmarks/)
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.engine
+
+fuzz: $(READY) ## Look for inputs that break a reader: make fuzz TIME=60 (seconds for each target)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python tests/fuzz/run.py --seconds $(or $(TIME),60)
+
+faults: $(READY) ## Kill a hundred builds, fill disks, change files midway: nothing may be lost
+	@FAULTS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/test_faults.py -o timeout=3600
 
 screenshots: site ## Pictures of the main pages, light and dark, wide to phone, in build/screenshots/
 	@$(BIN)/python tests/screenshots.py site build/screenshots

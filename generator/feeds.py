@@ -22,7 +22,7 @@ def files(site: Site) -> list[Asset]:
     """Return the feed, the page for language models, the bibliography, and each paper's entry by itself."""
     made = [Asset(path="feed.xml", text=atom(site)), Asset(path="llms.txt", text=llms(site))]
     bibliography = site.library.root / "notes" / "library.bib"
-    if bibliography.exists() and not bibliography.is_symlink():
+    if bibliography.is_file() and not bibliography.is_symlink():
         made.append(Asset(path="library.bib", source=bibliography))
     for key in sorted(site.by_paper):
         if paper := site.library.papers.get(key):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from generator.lab.meaning import digest
 from generator.schema import Snippet
-from generator.sources import HOME, Source, Sources, digest_of
+from generator.sources import HOME, Source, Sources, digest_of, stamp_of
 
 ENGINE = ("generator/lab/nursery.py", "generator/lab/compile.py")
 """What runs every snippet and proves its kernels: a result depends on it as on the snippet's own imports."""
@@ -54,6 +54,13 @@ class Fingerprint:
             name: next((place / name for place in (root, HOME) if (place / name).is_file()), None) for name in names
         }
         return {name: path for name, path in found.items() if path}
+
+    def untouched(self, root: Path) -> bool:
+        """Return whether every file looks as it did when it was read; where data are declared, that is not known."""
+        if any("/" in name for name in self.rest):
+            return False
+        there = self.paths(root)
+        return all(name in there and stamp_of(there[name]) == source.stamp for name, source in self.files.items())
 
 
 class Fingerprints:

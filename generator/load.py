@@ -64,7 +64,8 @@ def load(root: Path) -> Library:
             notes.append(found)
         else:
             problems.extend(found)
-            broken[path.stem] = tuple(found)
+            if path.stem.isprintable():  # else no page can have the name
+                broken[path.stem] = tuple(found)
     files, found = pictures(root)
     problems += [*found, *links(root / "snippets", root)]
     return Library(

@@ -24,6 +24,7 @@ UNKNOWN = 60.0
 """Seconds that a snippet is taken to need which never ran."""
 STORED = 2 * 2**30
 """Bytes of results kept; beyond it, those go that nothing refers to, oldest first."""
+EDITED = "its code was changed while it ran; run it again"
 Watcher = Callable[[str, Mapping[str, Any]], None]
 """Called with 'queued', 'unconfined', 'started' or 'finished' and the event, as it happens."""
 
@@ -146,7 +147,7 @@ def run(
         stale.sort(key=lambda one: -one.seconds)
         jobs = jobs or os.cpu_count() or 1
         place = elsewhere or partial(_here, jobs=jobs, halted=halted)
-        _execute(stale, runs, library.root, store, limits, watch, force, place)
+        _execute(stale, runs, library, store, limits, watch, force, place)
         store.bound(STORED, {one.key for one in everyone}, set(library.snippets))
     return runs
 
@@ -159,7 +160,7 @@ def _runnable(library: Library, slugs: Iterable[str] | None) -> list[Snippet]:
 def _execute(
     stale: list[Standing],
     runs: Runs,
-    root: Path,
+    library: Library,
     store: Store,
     limits: Limits,
     watch: Watcher,
@@ -174,7 +175,7 @@ def _execute(
             for slug in orders:
                 folders[slug] = scratch / slug
                 folders[slug].mkdir()
-            events = place(stale, folders, root, limits)
+            events = place(stale, folders, library.root, limits)
         except OSError as error:
             said = f"no room in {store.folder}: {error.strerror}"
             events = (finished(slug, "could not start", said) for slug in orders)
@@ -187,6 +188,8 @@ def _execute(
             if event["event"] == "finished":
                 slug = event["slug"]
                 runs.executed.append(slug)
+                if event["outcome"] == "succeeded" and _changed(library.snippets[slug], orders[slug], library, store):
+                    event = {**event, "outcome": "could not start", "error": EDITED}
                 _settle(event, folders.get(slug, Path()), orders[slug], runs, store, force)
             watch(event["event"], event)
 
@@ -211,6 +214,13 @@ def _here(
     yield from execute(orders, root, jobs=jobs, limits=limits, warm=warmth(able), halted=halted)
 
 
+def _changed(snippet: Snippet, order: Standing, library: Library, store: Store) -> bool:
+    """Return whether the code is no longer what it was when the run began: nobody knows which of the two ran."""
+    if order.fingerprint.untouched(library.root):
+        return False
+    return Fingerprints(library.root, store.recall_sources()).of(snippet).key != order.key
+
+
 def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Store, force: bool) -> None:
     slug, seconds = event["slug"], float(event["seconds"])
     if event["outcome"] == "succeeded":
@@ -225,6 +235,8 @@ def _settle(event: Event, folder: Path, order: Standing, runs: Runs, store: Stor
     kept = {name: event[name] for name in ("outcome", "error", "tail", "peak_memory")}
     failure = Failure(slug=slug, seconds=seconds, **kept)
     runs.failures[slug] = failure
+    if failure.error == EDITED:
+        return  # the code that it is said of may come back, and was not tried
     with contextlib.suppress(OSError):
         store.remember(slug, order.fingerprint.parts, order.key, seconds, failure)
 

@@ -90,14 +90,8 @@ class Sources:
         return {"form": self._form, "files": files}
 
     def _read(self, path: str) -> Source | None:
-        try:
-            about = os.stat(path)
-        except OSError:
+        if (stamp := stamp_of(path)) is None:
             return None
-        if not stat.S_ISREG(about.st_mode):
-            return None
-        # The time of the last change of the entry itself (ctime) no program sets at will.
-        stamp = [about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino]
         remembered: Any = self._remembered.get(path)
         if is_seen(remembered) and remembered[0] == stamp:
             return Source(*remembered)
@@ -127,6 +121,16 @@ class Sources:
                     stem = os.path.join(folder, *module[:end])
                     found |= {f"{stem}.py": None, os.path.join(stem, "__init__.py"): None}
         return list(found)
+
+
+def stamp_of(path: str | Path) -> list[int] | None:
+    """Return what tells whether a file is still that file, or None where there is no regular file."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    # The time of the last change of the entry itself (ctime) no program sets at will.
+    return [about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino] if stat.S_ISREG(about.st_mode) else None
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

@@ -65,7 +65,10 @@ def snippets_of(root: Path | None) -> tuple[Library, Store]:
 def write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, text.encode())
+        if file.exists() and not file.is_file():  # a pipe, or /dev/stdout
+            file.write_text(text, encoding="utf-8")
+        else:
+            write_whole(file, text.encode())
     except OSError as error:
         raise Refusal(f"cannot write {file}: {error.strerror}; choose another place") from None
 

@@ -41,7 +41,7 @@ from generator.pages import assets, pages
 from generator.render import render
 from generator.schema import Library, Note, Result
 from generator.site import Site
-from generator.sources import HOME, MEMORY
+from generator.sources import HOME, MEMORY, Sources
 from generator.store import Store
 from generator.stored import is_result
 from generator.web import surroundings
@@ -301,10 +301,10 @@ def code(text: str) -> None:
     path = project() / "snippets/toy/method.py"
     path.write_bytes(text.encode("utf-8", "replace"))
     try:
-        whole = _with(_read(f"---\n{HEAD}\n---\n{BODY}"))
-        check(whole)
-        pages(Site(whole, {"toy": _result()}))
-        Fingerprints(project()).of(library().snippets["toy"])
+        read = _read(f"---\n{HEAD}\n---\n{BODY}")
+        check(_with(read))
+        expand(read, Site(_with(read), {"toy": _result()}))
+        Sources(project()).read(str(path))
     finally:
         path.write_text(METHOD, encoding="utf-8")
 
