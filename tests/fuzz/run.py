@@ -20,7 +20,7 @@ KEPT = ROOT / "build" / "fuzz"
 MEMORY = 2048
 """MiB that an input may bring a process to."""
 LONGEST = 4096
-"""Bytes of an input; some targets repeat it."""
+"""Bytes of an input, or of its longest seed; some targets repeat it."""
 FINDINGS = 5
 """Inputs that break a target before it is given up: the rest are mostly the same again."""
 sys.path[:0] = [str(ROOT), str(HERE.parent), str(HERE)]
@@ -69,7 +69,7 @@ def fuzz(name: str, seeds: list[bytes], seconds: int) -> tuple[int, int]:
     started = time.monotonic()
     while (left := seconds - int(time.monotonic() - started)) > 0:
         command = [
-            sys.executable, str(Path(__file__)), "--child", name, str(corpus), f"-max_total_time={left}", f"-max_len={LONGEST}",
+            sys.executable, str(Path(__file__)), "--child", name, str(corpus), f"-max_total_time={left}", f"-max_len={max(LONGEST, *map(len, seeds))}",
             f"-rss_limit_mb={MEMORY}", "-timeout=60", "-print_final_stats=1", "-len_control=0", "-detect_leaks=0", f"-dict={KEPT / 'tokens.dict'}",
             f"-artifact_prefix={broken}/", f"-seed={int(time.time())}",
         ]  # fmt: skip
@@ -98,7 +98,7 @@ def child(name: str, arguments: list[str]) -> None:
     """Instrument what the target calls, and hand it to libFuzzer, which does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["generator", "yaml", "bibtexparser", "math_core"]):
+    with atheris.instrument_imports(include=["generator", "yaml", "bibtexparser", "tarfile"]):
         import targets
 
     atheris.Setup([sys.argv[0], *arguments], lambda data: targets.feed(name, data))
