@@ -32,6 +32,7 @@ from generator.store import Store, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = "def run(record):\n    record.metric('two', {})\n"
+BUILD, RUN = ("mkdocs", "build", "-q"), ("generator.cli", "run")
 KILLS = int(os.environ.get("FAULTS", "4"))
 
 
@@ -104,22 +105,27 @@ def named(site):
 
 
 def test_a_killed_build_loses_nothing_and_leaves_no_half_of_anything(quick):
+    began = time.monotonic()
     no_traceback(mkdocs(quick, "--strict"))
+    took = dict.fromkeys((BUILD, RUN), time.monotonic() - began)
     store, kept, chance = store_of(quick.root), {}, random.Random(0)
     files = named(quick.root / "site")
-    slowest = 1.0
-    for n in range(KILLS):
+    n = killed = 0
+    while killed < KILLS:
+        n += 1
         kept |= {one.slug: one.result for one in status(load(quick.root), store) if one.result}
         quick.snippet("three", QUICK.format(100 + n))  # something to run, beside what is stored
         began = time.monotonic()
-        words = ("mkdocs", "build", "-q") if n % 4 else ("generator.cli", "run")
+        words = BUILD if n % 4 else RUN
         process = subprocess.Popen(**command(quick, *words), start_new_session=True, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=chance.uniform(0, slowest))
+            process.wait(timeout=chance.uniform(0, took[words]))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        slowest = max(slowest, 1.2 * (time.monotonic() - began)) if process.returncode == 0 else min(slowest * 1.5, 6.0)
+            killed += 1
+        else:
+            took[words] = time.monotonic() - began
         for slug, result in kept.items():
             again = store.get(slug, result.key)
             assert again and again.data == result.data, f"kill {n}: the result of {slug} is lost"
