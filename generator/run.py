@@ -188,7 +188,9 @@ def _execute(
             if event["event"] == "finished":
                 slug = event["slug"]
                 runs.executed.append(slug)
-                if event["outcome"] == "succeeded" and _changed(library.snippets[slug], orders[slug], library, store):
+                if event["outcome"] != "could not start" and _changed(
+                    library.snippets[slug], orders[slug], library, store
+                ):
                     event = {**event, "outcome": "could not start", "error": EDITED}
                 _settle(event, folders.get(slug, Path()), orders[slug], runs, store, force)
             watch(event["event"], event)
