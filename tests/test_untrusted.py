@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from browsing import CHROMIUM, FLAGS, served
@@ -337,9 +338,9 @@ JINJA = [
 
 @pytest.mark.parametrize(("body", "what"), JINJA, ids=[body for body, _ in JINJA])
 def test_a_note_calls_embeds_with_constants_and_nothing_else_is_evaluated(project, body, what):
-    begin = time.perf_counter()
+    begin = time.process_time()
     text, problems = said_of(project, f"Before.\n\n{body}\n\nAfter.\n")
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     assert "Before." in text and "After." in text
     (problem,) = problems
     assert problem.startswith("notes/toy.md:11:1: Jinja:") and what in problem and "[jinja-not-allowed]" in problem
