@@ -7,19 +7,24 @@ all words does.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from pagefind.index import IndexConfig, PagefindIndex
+from pagefind.service import get_executable
 
 from generator.schema import Asset
 from generator.site import Site
 
 FOLDER = "pagefind"
 """Where the index lies in the site."""
+SECONDS = 600
+"""What Pagefind may take; it waits without end for a file that it cannot create."""
+_NONE = ("index.html", "<html><body><article>_</article></body></html>")
+"""What stands for the notes where there are none: Pagefind makes no index of nothing, and a search must be able to say so."""
 _WORD = re.compile(r"[^\W\d_]{4,24}")
 _LEFT_OUT = (
     "math", ".pn-panels", ".headerlink", ".pn-near", ".pn-share", ".pn-beside", ".pn-references",
@@ -32,20 +37,28 @@ def index(pages: Iterable[tuple[str, str]], folder: Path) -> None:
 
     Raises RuntimeError where Pagefind cannot run.
     """
-    try:
-        asyncio.run(_index(pages, folder))
-    except (OSError, AssertionError) as error:
-        raise RuntimeError(f"the search index cannot be built: {error}") from error
-
-
-async def _index(pages: Iterable[tuple[str, str]], folder: Path) -> None:
-    settings = IndexConfig(
-        root_selector="article", exclude_selectors=_LEFT_OUT, include_characters="_", force_language="en",
-        output_path=str(folder),
-    )  # fmt: skip
-    async with PagefindIndex(config=settings) as found:
-        for address, html in pages:
-            await found.add_html_file(content=html, url=address)
+    # As a command: as a service, which is what its Python interface starts, Pagefind 1.5.2 says that its files are written
+    # while it still writes them, and is ended at once.
+    with tempfile.TemporaryDirectory() as root:
+        for address, html in [*pages] or [_NONE]:
+            page = Path(root, address, "index.html") if address.endswith("/") else Path(root, address)
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(html, encoding="utf-8")
+        settings = {
+            "site": ".", "output_path": str(folder.absolute()), "root_selector": "article", "exclude_selectors": _LEFT_OUT,
+            "include_characters": "_", "force_language": "en", "silent": True,
+        }  # fmt: skip
+        Path(root, "pagefind.json").write_text(json.dumps(settings), encoding="utf-8")
+        try:
+            program = get_executable() or "pagefind"
+            done = subprocess.run(
+                [program], cwd=root, capture_output=True, text=True, errors="replace", timeout=SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RuntimeError(f"the search index cannot be built: {error}") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip() or f"Pagefind ended with status {done.returncode}"
+        raise RuntimeError(f"the search index cannot be built: {said}")
     # The page has a search of its own.
     for unused in (*folder.glob("pagefind-*ui.*"), folder / "pagefind-highlight.js"):
         unused.unlink(missing_ok=True)
