@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +10,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from generator import regular
+from generator import frontmatter, regular
 from generator.bibliography import load_papers
 from generator.find import find_snippets
+from generator.frontmatter import FrontError
 from generator.pictures import links, pictures
-from generator.places import dotted, place_of
+from generator.places import Places, dotted, place_of
 from generator.schema import (
     SLUG,
     About,
@@ -36,7 +36,6 @@ RESERVED = {
 }  # fmt: skip
 NOTE_LIMIT = 2_000_000
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-DEPTH_LIMIT = 20
 SAID_LIMIT = 100
 """Problems of one front matter that are said."""
 FRONT_LIMIT = 50_000
@@ -124,8 +123,7 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
             return wrong(1, f"larger than {NOTE_LIMIT // 1_000_000} MB", fix, "too-large")
         text = regular.text(path)
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        return wrong(line, "not UTF-8", "save the file as UTF-8", "not-utf8")
+        return wrong(regular.line_of(error), "not UTF-8", "save the file as UTF-8", "not-utf8")
     except OSError as error:
         return wrong(1, f"cannot be read: {error.strerror}", "check the file and its permissions", "unreadable")
     if not re.fullmatch(SLUG, path.stem):
@@ -143,28 +141,26 @@ def _load_note(path: Path, root: Path) -> Note | list[Problem]:
 def read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
     """Read the text of a note; return what is wrong with it where it is none."""
 
-    def wrong(line: int, what: str, fix: str, code: str) -> list[Problem]:
-        return [Problem(file, line, what, fix, code=code)]
+    def wrong(at: int | tuple[int, int], what: str, fix: str, code: str) -> list[Problem]:
+        return [Problem(file, at, what, fix, code=code)]
 
-    head, body, body_line = _split(text)
-    if head is None:
-        return wrong(1, "no front matter", "begin the file with '---', the front matter, and '---'", "no-front-matter")
-    if len(head) > FRONT_LIMIT:
-        what = f"front matter of more than {FRONT_LIMIT // 1000} kB"
-        return wrong(1, what, "move what is not about the note as a whole into its body", "too-large")
-    node = _compose(head, file)
-    if isinstance(node, Problem):
-        return [node]
-    places, duplicates = _index(node)
+    try:
+        head, body, body_line = frontmatter.split(text)
+        if len(head) > FRONT_LIMIT:
+            what = f"front matter of more than {FRONT_LIMIT // 1000} kB"
+            return wrong(1, what, "move what is not about the note as a whole into its body", "too-large")
+        node = frontmatter.compose(head.removesuffix("\n"))
+        for one in frontmatter.scalars(node):
+            if one.style is None and _LONG_NUMBER.fullmatch(one.value):
+                what = "front matter: a number of more than 100 characters"
+                return wrong(frontmatter.place(one.start_mark), what, "put it in quotes, if it is none", "value")
+        raw = _values(node)
+    except FrontError as error:
+        return wrong(error.at, error.what, error.fix, error.code)
+    places, duplicates = frontmatter.index(node)
     problems = [
         Problem(file, at, f"'{key}' is given twice", "keep one of them", code="duplicate-key") for key, at in duplicates
     ]
-    try:
-        raw = yaml.SafeLoader("").construct_document(node)
-    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
-        return [
-            Problem(file, _yaml_place(error), f"front matter: {_yaml_reason(error)}", "mend the value", code="yaml")
-        ]
     try:
         front = FrontMatter.model_validate(raw)
         note = Note(slug=slug, file=file, front=front, body=body, body_line=body_line, places=places)
@@ -173,79 +169,11 @@ def read_note(text: str, slug: str, file: str) -> Note | list[Problem]:
     return problems or note
 
 
-def _split(text: str) -> tuple[str | None, str, int]:
-    """Return front matter (or None), body, and the line on which the body starts."""
-    lines = text.split("\n")
-    if lines[0].rstrip() != "---":
-        return None, text, 1
-    for number, line in enumerate(lines[1:], start=1):
-        if line.rstrip() in ("---", "..."):
-            # Line 1 is the fence, so the YAML is padded by one line to keep its line numbers.
-            return "\n" + "\n".join(lines[1:number]), "\n".join(lines[number + 1 :]), number + 2
-    return None, text, 1
-
-
-def _compose(head: str, file: str) -> yaml.MappingNode | Problem:
+def _values(node: yaml.MappingNode) -> Any:
     try:
-        # An alias can make a small file enormous, deep nesting a slow one; no note needs either.
-        depth = 0
-        for event in yaml.parse(head, Loader=yaml.SafeLoader):
-            at = _place(event.start_mark)
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent):
-                what = "front matter: YAML aliases are not used here"
-                return Problem(file, at, what, "write the value out", code="yaml-alias")
-            if tag := getattr(event, "tag", None):
-                what = "front matter: YAML tags are not used here"
-                return Problem(file, at, what, f"drop {tag[:40]}", code="yaml-tag")
-            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
-                what = "front matter: a number of more than 100 characters"
-                return Problem(file, at, what, "put it in quotes, if it is none", code="value")
-            if depth > DEPTH_LIMIT:
-                return Problem(file, at, "front matter: nested too deeply", "close the brackets", code="yaml-depth")
-        node = yaml.compose(head, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        fix = "quote values that hold ': ' or start with a special character"
-        return Problem(file, _yaml_place(error), f"front matter: {_yaml_reason(error)}", fix, code="yaml")
-    if not isinstance(node, yaml.MappingNode):
-        return Problem(file, 1, "front matter is not a mapping", "write lines such as 'title: …'", code="yaml")
-    return node
-
-
-def _yaml_place(error: Exception) -> tuple[int, int]:
-    return _place(getattr(error, "problem_mark", None) or getattr(error, "context_mark", None))
-
-
-def _place(mark: Any) -> tuple[int, int]:
-    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
-
-
-def _yaml_reason(error: Exception) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
-
-
-Places = dict[str, tuple[int, int]]
-
-
-def _index(node: yaml.Node, path: tuple[object, ...] = ()) -> tuple[Places, list[tuple[str, tuple[int, int]]]]:
-    """Return line and column of every entry by its dotted path, and the keys that are given twice."""
-    places = {dotted(path): _place(node.start_mark)} if path else {}
-    duplicates: list[tuple[str, tuple[int, int]]] = []
-    children: Iterable[tuple[object, yaml.Node, tuple[int, int]]] = ()
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value if isinstance(key, yaml.ScalarNode) else "?" for key, _ in node.value]
-        marks = [_place(key.start_mark) for key, _ in node.value]
-        first = {key: n for n, key in reversed(list(enumerate(keys)))}
-        duplicates += [(key, marks[n]) for n, key in enumerate(keys) if first[key] < n]
-        children = [(key, value, mark) for key, (_, value), mark in zip(keys, node.value, marks, strict=True)]
-    elif isinstance(node, yaml.SequenceNode):
-        children = [(n, value, _place(value.start_mark)) for n, value in enumerate(node.value)]
-    for key, value, mark in children:
-        below, twice = _index(value, (*path, key))
-        places.update(below)
-        places[dotted((*path, key))] = mark
-        duplicates += twice
-    return places, duplicates
+        return yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
+        raise frontmatter.unread(error, "mend the value") from None
 
 
 _MODELS: dict[str, type[BaseModel]] = {"claims": Claim, "expect": Expect}

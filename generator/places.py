@@ -7,13 +7,16 @@ from functools import lru_cache
 
 from generator.schema import Note
 
+Places = Mapping[str, tuple[int, int]]
+"""Line and column of each entry of front matter, by its dotted path."""
+
 
 def place(note: Note, *path: object) -> tuple[int, int]:
     """Return line and column of an entry such as ("claims", 0, "metric") of a note, or of what holds it."""
     return place_of(path, note.places)
 
 
-def place_of(path: tuple[object, ...], places: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+def place_of(path: tuple[object, ...], places: Places) -> tuple[int, int]:
     """Return where a front-matter entry stands, or the nearest one around it that does."""
     known = (places.get(dotted(path[:end])) for end in range(len(path), 0, -1))
     return next(filter(None, known), (1, 1))

@@ -20,3 +20,8 @@ def read(path: Path | str) -> bytes:
 def text(path: Path | str) -> str:
     """Return a regular file's text, its lines ended alike; raise OSError, or UnicodeDecodeError where it is not UTF-8."""
     return read(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def line_of(error: UnicodeDecodeError) -> int:
+    """Return the line of the first byte that is not UTF-8."""
+    return error.object[: error.start].count(b"\n") + 1

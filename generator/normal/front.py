@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from generator.normal.pieces import comments, compose, meaning, placed_comments, scalar, scalars, split
+from generator.frontmatter import scalars
+from generator.normal.pieces import comments, compose, meaning, placed_comments, scalar, split
 from generator.normal.refusal import Refused
 from generator.schema import Claim, Expect, FrontMatter, Update
 

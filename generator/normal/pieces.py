@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from generator import frontmatter
 from generator.normal.refusal import Refused
 from generator.schema import FrontMatter
 
-DEPTH_LIMIT = 20
 _PLAIN = re.compile(r"[A-Za-z](?:[\w .;()/+'=-]*[\w.)])?")
 _ORDERS = re.compile(r"[!&*\[\]{}]")
 """What begins a tag, an alias or a collection: never part of a plain text, and a tag may fail in ways of its own."""
@@ -22,12 +23,16 @@ _WORDS = {"y", "n", "yes", "no", "true", "false", "on", "off", "null"}
 
 def split(text: str) -> tuple[str, str]:
     """Return front matter and body of a note; raise Refused where it has no front matter."""
-    lines = text.split("\n")
-    if lines[0].rstrip() == "---":
-        for number, line in enumerate(lines[1:], start=1):
-            if line.rstrip() in ("---", "..."):
-                return "".join(f"{one}\n" for one in lines[1:number]), "\n".join(lines[number + 1 :])
-    raise Refused(1, "no front matter", "begin the file with '---', the front matter, and '---'")
+    with _refused():
+        return frontmatter.split(text)[:2]
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except frontmatter.FrontError as error:
+        raise Refused(error.at[0], error.what, error.fix) from None
 
 
 def scalar(value: str, flow: bool = False) -> str:
@@ -66,23 +71,8 @@ def compose(head: str) -> yaml.MappingNode:
         raise Refused(
             head.count("\n", 0, odd.start()) + 2, what, "remove it, or write it as an escape in double quotes"
         )
-    try:
-        depth = 0
-        for event in yaml.parse(head, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + 2 if event.start_mark else 1
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise Refused(line, "front matter: YAML aliases and tags are not used here", "write the value out")
-            if depth > DEPTH_LIMIT:
-                raise Refused(line, "front matter: nested too deeply", "close the brackets")
-        node = yaml.compose(head, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
-        fix = "quote values that hold ': ' or start with a special character"
-        raise Refused(mark.line + 2 if mark else 1, f"front matter: {reason}", fix) from None
-    if not isinstance(node, yaml.MappingNode):
-        raise Refused(1, "front matter is not a mapping", "write lines such as 'title: …'")
+    with _refused():
+        node = frontmatter.compose(head, anchors=False)
     _unambiguous(node)
     return node
 
@@ -110,11 +100,3 @@ def meaning(head: str) -> Any:
         return raw
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Refused(1, f"front matter: {str(error).splitlines()[0]}", "mend the value") from None
-
-
-def scalars(node: Any) -> Iterator[yaml.ScalarNode]:
-    if isinstance(node, yaml.ScalarNode):
-        yield node
-    for one in node.value if not isinstance(node, yaml.ScalarNode) else ():
-        for part in one if isinstance(one, tuple) else (one,):
-            yield from scalars(part)
