@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from generator.build import build
 from generator.check import check
 from generator.cli import papernotes
+from generator.drawings import clean
 from generator.intake import names
 from generator.intake.markdown import import_notes
 from generator.load import load
@@ -288,20 +289,33 @@ def test_a_picture_is_kept_once_and_one_of_the_same_name_gets_a_number(house):
 
 
 @pytest.mark.parametrize(
-    "inside",
+    ("inside", "left_out"),
     [
-        "<script>1</script>",
-        '<a onclick="x"/>',
-        '<image href="http://a/b.png"/>',
-        "<foreignObject/>",
-        "<style>@import 'a'</style>",
+        ("<script>1</script>", "<script>"),
+        ('<path onclick="x"/>', "onclick of <path>"),
+        ('<image href="http://a/b.png"/>', "href of <image>"),
+        ("<foreignObject/>", "<foreignObject>"),
+        ("<style>@font-face {src: url(http://a/b.woff2)}</style>", "<style>"),
     ],
 )
-def test_a_drawing_with_more_than_lines_in_it_does_not_come_in(house, inside):
-    drawing = f'<svg xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
+def test_a_drawing_comes_in_without_what_no_drawing_needs_and_that_is_said(house, inside, left_out):
+    drawing = f'<svg xmlns="http://www.w3.org/2000/svg">{inside}<path d="M0 0"/></svg>'
+    report, _ = brought(house, {"One.md": "![[x.svg]]\n", "x.svg": drawing})
+    assert body(house, "one") == "![x](pictures/x.svg)"
+    kept = (house.root / "notes/pictures/x.svg").read_text()
+    assert 'd="M0 0"' in kept and clean(kept).left_out == ()
+    assert [item.why for item in report.changed if item.file == "x.svg"] == [f"{left_out}: left out of the drawing"]
+    assert not check(load(house.root))
+    brought(house, {"Two.md": "![[x.svg]]\n", "x.svg": drawing})
+    assert [path.name for path in (house.root / "notes/pictures").iterdir()] == ["x.svg"]
+
+
+@pytest.mark.parametrize("drawing", ["", "<svg", "GIF89a", '<!DOCTYPE svg [<!ENTITY a "b">]><svg>&a;</svg>'])
+def test_what_is_no_drawing_does_not_come_in(house, drawing):
     report, _ = brought(house, {"One.md": "![[x.svg]] ![[y.svg]]\n", "x.svg": drawing, "y.svg": "<svg><path/></svg>"})
     assert body(house, "one") == "x.svg ![y](pictures/y.svg)"
     assert any(item.file == "x.svg" for item in report.lost)
+    assert (house.root / "notes/pictures/y.svg").read_text() == "<svg><path/></svg>"
 
 
 def test_pictures_are_exported_for_another_engine(house, tmp_path):

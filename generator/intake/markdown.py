@@ -61,12 +61,11 @@ def import_notes(path: Path, project: Path, author: str = "") -> Report:
         if draft.slug in texts and draft.text:
             target = project / "notes" / f"{draft.slug}.md"
             write_whole(target, texts[draft.slug].encode())
-            target.chmod(0o644)
             report.added.append(Item(draft.slug, draft.source.title, file=draft.source.file))
             for which, item in draft.items:
                 getattr(report, which).append(item)
-    for picture, why in known.pictures.refused.items():
-        report.lost.append(Item("", why, file=picture.name))
+    for which, found in (("lost", known.pictures.refused), ("changed", known.pictures.changed)):
+        getattr(report, which).extend(Item("", why, file=picture.name) for picture, why in found.items())
     return report
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from generator.drawings import NONE, clean
 from generator.intake import names, vault
 from generator.store import write_whole
 
 FOLDER = "pictures"
 LIMIT = 20_000_000
-_ACTIVE = re.compile(
-    rb"<\s*(script|foreignobject|iframe|embed|object|handler|animate|set)\b|\son\w+\s*=|javascript:|<!(doctype|entity)"
-    rb"|@import|(href|src)\s*=\s*[\"']?\s*(?!#|data:image/(png|jpeg|gif|webp))[^\"'\s>]",
-    re.IGNORECASE,
-)
-"""What makes an SVG more than a drawing: programs, and files that it would fetch."""
 
 
 class Pictures:
@@ -40,6 +34,8 @@ class Pictures:
                     self.known[_digest(path.read_bytes())] = path.name
         self.asked: dict[Path, tuple[str, bytes]] = {}
         self.refused: dict[Path, str] = {}
+        self.changed: dict[Path, str] = {}
+        """What was left out of a drawing: programs, files that it would fetch, styles of a page."""
 
     def find(self, name: str, source: vault.Source) -> str | None:
         """Return the address of a picture as seen from the notes, None where there is no such or it cannot come in."""
@@ -61,11 +57,21 @@ class Pictures:
                 return False
             if not data:
                 self.refused[path] = f"empty, or larger than {LIMIT // 1_000_000} MB"
-            elif path.suffix.lower() == ".svg" and _ACTIVE.search(data):
-                self.refused[path] = "an SVG with programs in it, or that loads files"
+            elif path.suffix.lower() == ".svg":
+                self._draw(path, data)
             else:
                 self.asked[path] = ("", data)
         return path not in self.refused
+
+    def _draw(self, path: Path, data: bytes) -> None:
+        """Take a drawing as it is, or written anew where it holds more than a drawing may."""
+        drawing = clean(data.decode("utf-8-sig", "replace"))
+        if drawing.svg == NONE:
+            self.refused[path] = "no SVG that can be read"
+            return
+        if drawing.left_out:
+            self.changed[path] = f"{', '.join(drawing.left_out)}: left out of the drawing"
+        self.asked[path] = ("", drawing.svg.encode() if drawing.left_out else data)
 
     def _take(self, path: Path) -> str:
         name, data = self.asked[path]
@@ -93,7 +99,6 @@ class Pictures:
             if name and f"{FOLDER}/{name}" in wanted and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(target, data)
-                target.chmod(0o644)
 
 
 def _joined(folder: str, name: str) -> str:
