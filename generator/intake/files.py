@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 from generator import regular
@@ -53,11 +52,9 @@ def written(shelf: Shelf) -> str:
 
 def save(shelf: Shelf, root: Path) -> None:
     """Write the bibliography whole; its permissions, its mark of order and a link to it stay."""
-    target = (root / FILE).resolve()
+    target = root / FILE
     marked = target.exists() and target.read_bytes().startswith(_MARK)
-    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
     write_whole(target, (_MARK if marked else b"") + written(shelf).encode())
-    target.chmod(mode)
 
 
 def _text(data: bytes, file: str) -> str:
@@ -66,5 +63,4 @@ def _text(data: bytes, file: str) -> str:
     try:
         return data.removeprefix(_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UnreadableError(f"{file}:{line}: not UTF-8; export it once more as UTF-8") from None
+        raise UnreadableError(f"{file}:{regular.line_of(error)}: not UTF-8; export it once more as UTF-8") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from generator import regular
 from generator.intake import names
 from generator.intake.report import Item, Report
 from generator.load import NOTE_LIMIT
@@ -96,13 +97,11 @@ def _source(path: Path, base: Path, file: str, report: Report) -> Source | None:
     try:
         if path.stat().st_size > NOTE_LIMIT:
             return wrong(1, f"larger than {NOTE_LIMIT // 1_000_000} MB", "split the note")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = regular.text(path)
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        return wrong(line, "not UTF-8", "save the file as UTF-8")
+        return wrong(regular.line_of(error), "not UTF-8", "save the file as UTF-8")
     except OSError as error:
         return wrong(1, f"cannot be read: {error.strerror}", "check the file and its permissions")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
     clean = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ue000-\uf8ff]", "", text)
     if clean != text:
         report.changed.append(Item("", "control characters are left out", file=file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +55,7 @@ def _normal(path: Path) -> Normal:
         data = regular.read(path)
         before = data.removeprefix(MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise Refused(line, "not UTF-8", "save the file as UTF-8") from None
+        raise Refused(regular.line_of(error), "not UTF-8", "save the file as UTF-8") from None
     except OSError as error:
         raise Refused(1, f"cannot be read: {error.strerror}", "check the file and its permissions") from None
     form = library.normal if path.suffix == ".bib" else front.normal
@@ -66,7 +64,4 @@ def _normal(path: Path) -> Normal:
 
 def write(one: Normal) -> None:
     """Write a file in normal form, whole or not at all; its permissions stay, and so does a link to it."""
-    target = one.path.resolve()
-    mode = stat.S_IMODE(target.stat().st_mode)
-    write_whole(target, one.after.encode())
-    target.chmod(mode)
+    write_whole(one.path, one.after.encode())
