@@ -90,7 +90,7 @@ def clean(svg: str) -> Drawing:
 
 
 class _DoctypeError(Exception):
-    """A document type: a figure declares no entities."""
+    """A document type that declares something: a figure has no entities."""
 
 
 class _Writer:
@@ -105,8 +105,9 @@ class _Writer:
         self.pending = False
         """Whether the last tag still lacks its end: nothing stands in it so far."""
 
-    def doctype(self, *declared: object) -> None:
-        raise _DoctypeError
+    def doctype(self, name: str, system: str | None, public: str | None, declares: int) -> None:
+        if declares:
+            raise _DoctypeError
 
     def start(self, tag: str, given: list[str]) -> None:
         if self.skipped or tag not in (_TAGS if self.open else ("svg",)) or (tag == "svg" and self.open):

@@ -500,10 +500,24 @@ def test_a_drawing_as_matplotlib_makes_it_is_kept_whole(tmp_path):
         assert found.svg.count(tag) == written.count(tag), tag
 
 
+def test_a_drawing_as_other_programs_save_it_is_kept_whole():
+    from io import StringIO
+
+    from generator.lab.figures import panel
+
+    fig, ax = panel("a", "x", "y")
+    ax.plot([0, 1])
+    saved = StringIO()
+    fig.savefig(saved, format="svg")
+    assert "<!DOCTYPE svg PUBLIC" in saved.getvalue()
+    assert drawings.clean(saved.getvalue()).left_out == ()
+
+
 @pytest.mark.parametrize(
     "svg",
     [
         '<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><svg>&b;</svg>',
+        '<!DOCTYPE svg PUBLIC "a" "b" [<!ENTITY a "b">]><svg>&a;</svg>',
         '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
         "<svg><g></svg>", "<html><script>x</script></html>", "", "text", "<svg xmlns:svg='http://www.w3.org/2000/svg'><svg:script>x</svg:script>",
     ],
