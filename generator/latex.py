@@ -19,6 +19,12 @@ _FORMULA = re.compile(r"((?<!\\)\$[^$]*(?<!\\)\$)")
 _SPECIAL = re.compile(r"[&%#_]")
 
 
+def unquoted(value: str) -> str:
+    """Return a field without the braces or quotes around it: the parser leaves them on in what it found fault with."""
+    value = value.strip()
+    return value[1:-1] if len(value) > 1 and value[0] + value[-1] in ("{}", '""') else value
+
+
 @lru_cache(maxsize=1 << 16)  # names and venues recur
 def plain(value: str) -> str:
     """Return a field without LaTeX: accents as letters, no braces, single spaces; formulae as they are."""

@@ -30,11 +30,16 @@ def block(markup: str) -> str:
     return "\n\n" + re.sub(r"\n\s*\n+", "\n", markup.strip()) + "\n\n"
 
 
+def ticks(code: str, least: int = 1) -> str:
+    """Return more backticks than stand beside each other anywhere in code: what may enclose it."""
+    return "`" * max(least, 1 + max(map(len, re.findall(r"`+", code)), default=0))
+
+
 def fence(code: str, language: str, title: str = "") -> str:
     """Return code as a fenced block whose fence is longer than any run of backticks in it."""
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", code)), default=0))
-    head = f'{ticks}{language} title="{title}"' if title else f"{ticks}{language}"
-    return f"\n\n{head}\n{code.rstrip()}\n{ticks}\n\n"
+    around = ticks(code, 3)
+    head = f'{around}{language} title="{title}"' if title else f"{around}{language}"
+    return f"\n\n{head}\n{code.rstrip()}\n{around}\n\n"
 
 
 @lru_cache(maxsize=1024)

@@ -6,13 +6,14 @@ import contextlib
 import datetime
 import keyword
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from generator.identifiers import folded
+from generator.intake.names import free
 from generator.intake.reference import telling
 from generator.normal.pieces import scalar
 from generator.schema import Kind
@@ -102,12 +103,4 @@ def slug_of(title: str, taken: Container[str]) -> str:
     slug = (whole if ":" not in title and len(whole) <= _LONG else chosen)[:60].rstrip("_")
     if not slug or not slug[0].isalpha() or slug in UNUSABLE:
         slug = f"note_{slug}".rstrip("_")
-    return next(one for one in _numbered(slug) if one not in taken)
-
-
-def _numbered(slug: str) -> Iterator[str]:
-    yield slug
-    number = 2
-    while True:
-        yield f"{slug}_{number}"
-        number += 1
+    return free(slug, taken)

@@ -14,7 +14,8 @@ from generator import regular
 from generator.drawings import clean
 from generator.schema import Asset, Problem
 
-KINDS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".avif", ".svg", ".csv", ".json", ".txt")
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".avif", ".svg")
+KINDS = (*PICTURES, ".csv", ".json", ".txt")
 READ = (".md", ".bib")
 """What the generator reads itself."""
 

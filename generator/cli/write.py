@@ -75,7 +75,7 @@ def _begin(
     from generator.new import UNUSABLE, ExistsError, slug_of
     from generator.new import new as write_draft
 
-    taken = {*RESERVED, *library.snippets, *(path.stem for path in (project / "notes").rglob("*.md"))}
+    taken = {*library.snippets, *(path.stem for path in (project / "notes").rglob("*.md"))}
     slug = slug or slug_of(title, taken)
     if slug in RESERVED or slug in UNUSABLE:
         raise click.UsageError(f"'{slug}' is a name that the site or Python uses itself; choose another")

@@ -12,7 +12,7 @@ from generator.bibliography import READSTATUS
 from generator.identifiers import arxiv_in, doi_of, is_arxivs_own
 from generator.intake.reference import Reference, name_of, settled
 from generator.intake.report import Item
-from generator.latex import people, plain, verbatim
+from generator.latex import people, plain, unquoted, verbatim
 from generator.schema import ReadStatus
 
 _KINDS = {
@@ -68,16 +68,11 @@ def _entry(block: model.Block, file: str) -> model.Entry | Item | None:
     if isinstance(block, model.DuplicateBlockKeyBlock | model.DuplicateFieldKeyBlock):
         inner = block.ignore_error_block
         if isinstance(inner, model.Entry):  # it was set aside before the signs around its values were taken off
-            fields = [model.Field(one.key, _bare(str(one.value))) for one in inner.fields]
+            fields = [model.Field(one.key, unquoted(str(one.value))) for one in inner.fields]
             return model.Entry(inner.entry_type, inner.key, fields, start_line=block.start_line)
     if isinstance(block, model.ParsingFailedBlock):
         return Item("", "entry cannot be read", "check its braces, quotes and commas", file, line)
     return None
-
-
-def _bare(value: str) -> str:
-    value = value.strip()
-    return value[1:-1] if value[:1] + value[-1:] in ("{}", '""') else value
 
 
 def _fields(entry: model.Entry) -> dict[str, str]:

@@ -16,6 +16,7 @@ from markdown_it.tree import SyntaxTreeNode
 from generator.formulae import FormulaError, mathml
 from generator.intake.inline import Inline
 from generator.lift import Lifted
+from generator.markup import ticks
 
 NESTING = 100
 _CALLOUT = re.compile(r"\[!([\w -]+)(?:\|[^\]]*)?\]([+-]?)[ \t]*([^\n]*)\n?")
@@ -153,8 +154,8 @@ class Blocks:
         name = language[0] if language else ""
         if name.lower() in _QUERIES:
             self.lost(self._line(node), f"{name} block", "its answer is not in the file; the query is shown as code")
-        ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", node.content)), default=0))
-        return f"{ticks}{name}\n{self._back(node.content, nested)}{ticks}"
+        around = ticks(node.content, 3)
+        return f"{around}{name}\n{self._back(node.content, nested)}{around}"
 
     def _code_block(self, node: SyntaxTreeNode, nested: bool) -> str:
         if self.body.blocks and self.body.blocks[-1].startswith("[^"):

@@ -11,6 +11,7 @@ from generator.formulae import FormulaError, mathml
 from generator.intake.html import opened
 from generator.intake.names import one_line
 from generator.lift import Lifted
+from generator.markup import ticks
 
 _CODE = re.compile(r"(?<![\\`])(?P<run>`+)(?!`)(?:.+?)(?<!`)(?P=run)(?!`)", re.DOTALL)
 _MATH = re.compile(r"(?<![\w$\\])\$((?![\s$])(?:[^$\\]|\\.)*?(?<!\s))\$(?![\d$])", re.DOTALL)
@@ -267,9 +268,9 @@ class Inline:
 
 def _span(text: str) -> str:
     """Return text as a code span."""
-    ticks = "`" * (1 + max(map(len, re.findall(r"`+", text)), default=0))
+    around = ticks(text)
     pad = " " if "`" in text else ""
-    return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"
+    return f"{around}{pad}{' '.join(text.split())}{pad}{around}"
 
 
 def _words(text: str) -> str:

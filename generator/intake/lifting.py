@@ -9,6 +9,7 @@ from generator.formulae import FormulaError, mathml
 from generator.intake.blocks import code_lines
 from generator.intake.names import one_line
 from generator.lift import Lifted
+from generator.markup import ticks
 
 _OPENING = re.compile(r"\\.|%%|<!--|\$\$|(?<!`)(?P<run>`+)(?!`)[^\n]*?(?<!`)(?P=run)(?!`)", re.DOTALL)
 _CLOSING = {"%%": "%%", "<!--": "-->", "$$": "$$"}
@@ -83,6 +84,6 @@ def _formula(text: str, before: str, lifted: Lifted, lost: Callable[..., None], 
     except FormulaError as error:
         lost(line, f"formula {one_line(text, 40)}", f"is shown as LaTeX: {error}")
         flat = " ".join(latex.split())
-        ticks = "`" * (1 + max(map(len, re.findall(r"`+", flat)), default=0))
-        return lifted.put("code", f"{ticks}{flat}{ticks}") if flat else ""
+        around = ticks(flat)
+        return lifted.put("code", f"{around}{flat}{around}") if flat else ""
     return lifted.put("display math", latex)

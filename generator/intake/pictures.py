@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from generator.drawings import NONE, clean
 from generator.intake import names, vault
+from generator.pictures import PICTURES
 from generator.store import write_whole
 
 FOLDER = "pictures"
@@ -23,7 +24,7 @@ class Pictures:
         self.by_path: dict[str, Path] = {}
         self.by_name: dict[str, Path] = {}
         for path in vault.files(base):
-            if path.suffix.lower() in vault.PICTURES and path.resolve().is_relative_to(base.resolve()):
+            if path.suffix.lower() in PICTURES and path.resolve().is_relative_to(base.resolve()):
                 self.by_path[path.relative_to(base).as_posix().lower()] = path
                 self.by_name.setdefault(path.name.lower(), path)
         self.known: dict[str, str] = {}

@@ -18,9 +18,9 @@ from generator.intake.report import Item, Report
 from generator.load import NOTE_LIMIT
 from generator.normal.pieces import compose
 from generator.normal.refusal import Refused
+from generator.pictures import PICTURES
 
 NOTES = (".md", ".markdown")
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".avif", ".svg")
 _MEANT = {
     "title": "title", "aliases": "aliases", "alias": "aliases", "tags": "tags", "tag": "tags", "keywords": "tags",
     "added": "added", "date": "added", "created": "added", "date created": "added", "created_at": "added",

@@ -11,6 +11,7 @@ from typing import Any
 import bibtexparser
 from bibtexparser import model
 
+from generator.latex import unquoted
 from generator.normal.refusal import Refused
 
 logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)  # its warnings become refusals here
@@ -158,16 +159,8 @@ def _meaning(text: str) -> Any:
     for block in bibtexparser.parse_string(text).blocks:
         whole = block.ignore_error_block if isinstance(block, model.ParsingFailedBlock) else block
         if isinstance(whole, model.Entry):
-            fields = sorted((one.key.lower(), " ".join(_unquoted(str(one.value)).split())) for one in whole.fields)
+            fields = sorted((one.key.lower(), " ".join(unquoted(str(one.value)).split())) for one in whole.fields)
             entries.append((whole.entry_type.lower(), whole.key, fields))
         else:
             others.append(" ".join(str(block.raw).split()))
     return sorted(entries), sorted(" ".join(others).split())
-
-
-def _unquoted(value: str) -> str:
-    """Return a value without what encloses it: the parser leaves that on in what it found fault with."""
-    bare = value.strip()
-    if len(bare) > 1 and (bare[0], bare[-1]) in (("{", "}"), ('"', '"')):
-        return bare[1:-1]
-    return bare
