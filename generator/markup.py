@@ -77,7 +77,7 @@ def with_drawings(html: str, drawings: Sequence[str]) -> str:
     return _PLACE.sub(lambda place: drawings[int(place[1])], html) if drawings else html
 
 
-_DRAWING = re.compile(r'(<div class="pn-(?:panel|card-figure)"[^>]*>)(<svg\b(?:[^<]|<(?!svg\b|/svg>))*+</svg>)')
+_DRAWING = re.compile(r'(<div class="pn-(?:panel|card-figure)"[^>]*>)(<svg\b[^<]*+(?:<(?!svg\b|/svg>)[^<]*+)*</svg>)')
 _PLACE = re.compile(r'<svg id="pn-drawing-(\d+)"></svg>')
 
 

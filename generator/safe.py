@@ -51,7 +51,7 @@ _LINK = re.compile(
     re.MULTILINE,
 )
 _LIST = re.compile(
-    r"\{:?[ ]*+(?:(?:\.[\w-]++|#(?!__)[A-Za-z][\w.:-]*+|(?:width|height)=\"?[0-9]{1,4}+%?\"?|loading=\"?lazy\"?)[ ]*+)++\}"
+    r"\{:?[ ]*+(?:(?:\.[\w-]++|#(?!__)[A-Za-z][\w.:-]*+|(?:width|height)=\"?[0-9]{1,4}+%?\"?|loading=\"?lazy\"?)[ ]*+)+\}"
 )
 
 

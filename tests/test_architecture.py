@@ -1,6 +1,7 @@
 """The rules of the house, read off the imports and calls themselves."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,18 @@ def test_a_kernel_has_the_names_and_signatures_of_its_method(slug):
 def test_a_build_from_stored_results_starts_without_torch():
     code = "import sys, generator.build, generator.cli, generator.plugin; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_no_pattern_repeats_a_group_possessively():
+    """Python before 3.11.5 matches such a pattern wrongly where the group itself has a choice (gh-106052)."""
+    found = [
+        (path.name, pattern)
+        for path in GENERATOR
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(pattern := node.value, str)
+        if re.search(r"\)(?:[*+?]|\{\d*,?\d*\})\+|\(\?>", pattern)
+    ]
+    assert found == []
 
 
 def test_files_stay_small_enough_to_read():
