@@ -44,6 +44,16 @@ def served(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
+def opened(page, address: str):
+    """Open an address, wait until its scripts have run and the network is idle, and return the response.
+
+    The network alone may be idle while a busy browser has still to run what it fetched.
+    """
+    response = page.goto(address, wait_until="load")
+    page.wait_for_load_state("networkidle")
+    return response
+
+
 def until(page, expression: str, seconds: float = 20) -> None:
     """Wait until an expression holds on a page; asked from outside, as the page's own policy lets it evaluate nothing."""
     end = time.monotonic() + seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served
+from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, opened, served
 from playwright.sync_api import sync_playwright
 
 TALLEST = 12_000
@@ -41,7 +41,7 @@ def main(site: Path, folder: Path) -> int:
             for width in WIDTHS:
                 page = started.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
                 for address in PAGES:
-                    page.goto(base + address, wait_until="networkidle")
+                    opened(page, base + address)
                     name = address.strip("/") or "home"
                     # A window as high as the page: a full-page picture of a lower one catches the header on its way out.
                     height = page.evaluate("document.documentElement.scrollHeight")

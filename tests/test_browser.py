@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, served, until
+from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, opened, served, until
 from conftest import Project
 
 from generator.load import load
@@ -47,7 +47,7 @@ def visit(browser, base):
     """Return a function that opens a page and fails the test on any request elsewhere or console error."""
     contexts, faults = [], []
 
-    def open_page(address="", scheme="light", width=1440, until="networkidle", **how):
+    def open_page(address="", scheme="light", width=1440, idle=True, **how):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **how)
         contexts.append(context)
         page = context.new_page()
@@ -59,7 +59,7 @@ def visit(browser, base):
                 faults.append(request.url) if not request.url.startswith((base, "data:", "blob:")) else None
             ),
         )
-        response = page.goto(base + address, wait_until=until)
+        response = opened(page, base + address) if idle else page.goto(base + address, wait_until="load")
         assert response.ok, address
         page.evaluate(PAINTED)  # a key pressed before the first picture is nobody's
         return page
@@ -73,7 +73,7 @@ def visit(browser, base):
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("slug", NOTES)
 def test_figures_are_visible_and_legible_in_both_schemes(visit, slug, scheme):
-    page = visit(f"{slug}/", scheme, until="load")
+    page = visit(f"{slug}/", scheme, idle=False)
     figures = page.locator(".pn-figure:not(.pn-roofline)")
     assert figures.locator(".pn-panel").count() >= 2
     dark = scheme == "dark"
@@ -91,7 +91,7 @@ def test_figures_are_visible_and_legible_in_both_schemes(visit, slug, scheme):
 
 @pytest.mark.parametrize("address", ["", *PAGES, *(f"{slug}/" for slug in NOTES)])
 def test_nothing_is_wider_than_the_screen(visit, address):
-    page = visit(address, until="load")
+    page = visit(address, idle=False)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -359,7 +359,7 @@ def test_the_site_works_from_a_folder_of_another_site(browser, built_site, tmp_p
         page.on("response", lambda response: faults.append(response.url) if response.status >= 400 else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         for name in ("", "notes/", "graph/", "elu/"):
-            page.goto(f"{address}a/papernotes/{name}", wait_until="networkidle")
+            opened(page, f"{address}a/papernotes/{name}")
         open_search(page, "/")
         assert ask(page, "gumbel")[1][0] == "/a/papernotes/gumbel_softmax/"
         page.keyboard.press("Escape")
@@ -418,7 +418,7 @@ def test_a_note_is_light_and_nothing_on_it_moves_while_it_loads(browser, base, s
     )
     loaded = {}
     page.on("response", lambda response: loaded.update({response.url: response.body()}))
-    page.goto(f"{base}{slug}/", wait_until="networkidle")
+    opened(page, f"{base}{slug}/")
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.evaluate("document.fonts.ready.then(() => true)")
     page.wait_for_timeout(300)
