@@ -27,6 +27,8 @@ from generator.schema import About
 from generator.site import SCRIPTS, STYLES
 
 log = logging.getLogger("mkdocs.plugins.papernotes")
+_ASKS = ' data-md-component="source"'
+"""What makes the theme's script ask GitHub for the stars of the repository that a page links to."""
 
 
 class PapernotesConfig(Config):
@@ -134,12 +136,15 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         return markup.with_drawings(html, [clean(drawing).svg for drawing in self.drawings])
 
     def on_post_page(self, output: str, *, page: Page, config: MkDocsConfig) -> str:
-        return self.policy.put(output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1))
+        return self._whole(output.replace("</head>", self.heads.get(page.file.src_uri, "") + "</head>", 1))
 
     def on_post_template(self, output_content: str, *, template_name: str, config: MkDocsConfig) -> str:
         if template_name == policy.EMPTY:
             self.policy.learn(output_content)
-        return self.policy.put(output_content) if template_name.endswith(".html") else output_content
+        return self._whole(output_content) if template_name.endswith(".html") else output_content
+
+    def _whole(self, page: str) -> str:
+        return self.policy.put(page.replace(_ASKS, ""))
 
     @event_priority(-100)  # what other plugins write belongs to the site
     def on_post_build(self, *, config: MkDocsConfig) -> None:

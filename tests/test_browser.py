@@ -300,8 +300,10 @@ def test_on_a_phone_a_table_is_a_list_that_can_be_put_in_order(visit):
 
 @pytest.fixture(scope="module")
 def paged(tmp_path_factory):
-    """Return a site whose tables have two rows a page."""
+    """Return a site whose tables have two rows a page, and which names its repository."""
     project = Project(tmp_path_factory.mktemp("paged"))
+    with (project.root / "mkdocs.yml").open("a") as config:
+        config.write("\nrepo_url: https://github.com/example/notes\n")
     for n in range(5):
         project.note(f"n{n}", title=f"Note {n}", tags=f"[tag-{n % 2}]")
     code = "from generator import tables; tables.ROWS = 2; from mkdocs.__main__ import cli; cli(['build', '--quiet'])"
@@ -335,6 +337,18 @@ def test_a_table_of_several_pages_is_filtered_and_sorted_as_one(browser, paged):
             rows.first.locator("a").first.click()
             page.wait_for_selector(".pn-head")
             page.close()
+
+
+def test_a_link_to_the_repository_asks_nobody_for_its_stars(browser, paged):
+    with served(paged) as address:
+        page, said = browser.new_page(), []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("request", lambda one: said.append(one.url) if not one.url.startswith(address) else None)
+        for name in ("n0/", "404.html"):
+            opened(page, address + name)
+            assert page.locator("a.md-source").first.get_attribute("href") == "https://github.com/example/notes"
+        page.close()
+    assert said == []
 
 
 def test_without_scripts_a_note_is_whole_and_a_table_shows_every_row(browser, base):
