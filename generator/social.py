@@ -1,13 +1,15 @@
 """A page comes in; what its <head> says to feed readers and to sites that show a link as a card goes out, with the card.
 
-The card is drawn once for each text it can have and kept beside the stored results. Nothing is fetched.
+The card is drawn once for each text it can have and kept beside the stored results while builds use it. Nothing is fetched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +30,8 @@ VERDICTS = {"reproduced": "#17663f", "contradicted": "#a12c1c", "untested": "#6b
 """The site's colors of the verdicts, on white."""
 _DRAWN = "1"
 """Raised when a card of the same text is to look otherwise."""
+_UNUSED = 86_400.0
+"""Seconds before the newest use of any card, after which one is removed that no build used since."""
 
 
 def head(path: str, note: Note | None, site: Site) -> str:
@@ -82,14 +86,30 @@ def files(site: Site) -> list[Asset]:
     for note in (None, *site.library.notes):
         if kept := _kept(note, site):
             made.append(Asset(path=card_path(note), source=kept))
+    _tidy(_folder(site), {asset.source for asset in made})
     return made
+
+
+def _tidy(folder: Path, shown: Collection[Path | None]) -> None:
+    with contextlib.suppress(OSError):
+        used = {path: path.stat().st_mtime for path in folder.iterdir()}
+        last = max(used.values(), default=0.0)
+        for path, at in used.items():
+            if path not in shown and at < last - _UNUSED:
+                path.unlink(missing_ok=True)
+
+
+def _folder(site: Site) -> Path:
+    return site.library.root / ".papernotes" / "cards"
 
 
 def _kept(note: Note | None, site: Site) -> Path | None:
     said = _words(note, site)
-    folder = site.library.root / ".papernotes" / "cards"
+    folder = _folder(site)
     file = folder / f"{hashlib.sha256(repr((_DRAWN, said)).encode()).hexdigest()[:24]}.png"
     if file.exists():
+        with contextlib.suppress(OSError):
+            os.utime(file)
         return file
     try:
         folder.mkdir(parents=True, exist_ok=True)

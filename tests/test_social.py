@@ -1,5 +1,6 @@
 """Cards and heads: what other sites show of a link, made without any network."""
 
+import os
 from html.parser import HTMLParser
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_card_is_drawn_once_and_again_when_what_it_says_has_changed(site, toy,
     second = social.files(Site(load(toy.root), about=WHERE))
     assert second[0] == first[0]
     assert second[1].source != first[1].source
+
+
+def test_a_card_that_no_build_used_for_a_day_is_removed_and_one_in_use_never_is(site, toy):
+    home, note = (asset.source for asset in social.files(site))
+    for name in ("fresh.png", "old.png"):
+        (home.parent / name).write_bytes(b"another title's")
+    for path in (home, note, home.parent / "old.png"):
+        os.utime(path, (0, 0))
+    social.files(site)
+    assert {path.name for path in home.parent.iterdir()} == {home.name, note.name, "fresh.png"}
+    os.utime(home.parent / "fresh.png", (4e9, 4e9))  # a clock that was set back since
+    assert all(asset.source.exists() for asset in social.files(site))
 
 
 @pytest.mark.parametrize(
