@@ -208,6 +208,11 @@ def _settle(drafts: list[Draft], library: Library, project: Path, report: Report
             continue
         stem = source.name.rpartition("/")[2].removeprefix("@")
         wanted = names.slug_of(stem, source.title)
+        if (same := library.by_slug.get(wanted)) and same.front.title == source.title:
+            fix = f"remove {same.file} to take it in anew, or give it another title"
+            report.there.append(Item(wanted, "the same title, in other words", fix, source.file))
+            draft.slug, draft.text = wanted, ""
+            continue
         draft.slug = names.free(wanted, taken)
         if draft.slug != wanted:
             why = f"'{wanted}' is taken or an address of the site; it came in as '{draft.slug}'"
