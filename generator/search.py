@@ -8,6 +8,7 @@ all words does.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -37,31 +38,39 @@ def index(pages: Iterable[tuple[str, str]], folder: Path) -> None:
 
     Raises RuntimeError where Pagefind cannot run.
     """
-    # As a command: as a service, which is what its Python interface starts, Pagefind 1.5.2 says that its files are written
-    # while it still writes them, and is ended at once.
-    with tempfile.TemporaryDirectory() as root:
-        for address, html in [*pages] or [_NONE]:
-            page = Path(root, address, "index.html") if address.endswith("/") else Path(root, address)
-            page.parent.mkdir(parents=True, exist_ok=True)
-            page.write_text(html, encoding="utf-8")
-        settings = {
-            "site": ".", "output_path": str(folder.absolute()), "root_selector": "article", "exclude_selectors": _LEFT_OUT,
-            "include_characters": "_", "force_language": "en", "silent": True,
-        }  # fmt: skip
-        Path(root, "pagefind.json").write_text(json.dumps(settings), encoding="utf-8")
-        try:
-            program = get_executable() or "pagefind"
-            done = subprocess.run(
-                [program], cwd=root, capture_output=True, text=True, errors="replace", timeout=SECONDS
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RuntimeError(f"the search index cannot be built: {error}") from error
+    try:
+        with tempfile.TemporaryDirectory() as root:
+            for address, html in [*pages] or [_NONE]:
+                page = Path(root, address, "index.html") if address.endswith("/") else Path(root, address)
+                page.parent.mkdir(parents=True, exist_ok=True)
+                page.write_text(html, encoding="utf-8")
+            done = _pagefind(root, folder)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"the search index cannot be built: {error}") from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip() or f"Pagefind ended with status {done.returncode}"
         raise RuntimeError(f"the search index cannot be built: {said}")
     # The page has a search of its own.
     for unused in (*folder.glob("pagefind-*ui.*"), folder / "pagefind-highlight.js"):
         unused.unlink(missing_ok=True)
+
+
+def _pagefind(root: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Pagefind over a folder of pages.
+
+    As a command: as a service, which is what its Python interface starts, Pagefind 1.5.2 says that its files are written while it
+    still writes them, and is ended at once.
+    """
+    settings = {
+        "site": ".", "output_path": str(folder.absolute()), "root_selector": "article", "exclude_selectors": _LEFT_OUT,
+        "include_characters": "_", "force_language": "en", "silent": True,
+    }  # fmt: skip
+    Path(root, "pagefind.json").write_text(json.dumps(settings), encoding="utf-8")
+    around = {name: value for name, value in os.environ.items() if not name.startswith("PAGEFIND_")}
+    program = [get_executable() or "pagefind"]
+    return subprocess.run(
+        program, cwd=root, env=around, capture_output=True, text=True, errors="replace", timeout=SECONDS
+    )
 
 
 def asset(site: Site) -> Asset:

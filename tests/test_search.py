@@ -43,6 +43,13 @@ def test_a_project_without_notes_has_an_index_too(tmp_path):
     assert (tmp_path / "index/pagefind-entry.json").stat().st_size
 
 
+def test_settings_for_another_site_are_not_taken_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAGEFIND_SITE", str(tmp_path / "another"))
+    monkeypatch.setenv("PAGEFIND_OUTPUT_PATH", str(tmp_path / "elsewhere"))
+    search.index([("adder/", PAGE.format("adder"))], tmp_path / "index")
+    assert (tmp_path / "index/pagefind-entry.json").exists()
+
+
 def test_the_index_is_whole_when_it_is_said_to_be_made(tmp_path, program):
     program(f"sleep 0.5; echo late > {tmp_path}/last")
     search.index([], tmp_path / "index")
