@@ -9,8 +9,8 @@ from pathlib import Path
 
 from generator.check import check
 from generator.execute import Limits
+from generator.filled import Read, read
 from generator.load import load
-from generator.pages import assets, pages
 from generator.run import Runs, Watcher, run, store_of, stored
 from generator.schema import About, Asset, Library, Page, Problem
 from generator.site import Site
@@ -22,13 +22,22 @@ class Built:
 
     library: Library
     runs: Runs
-    pages: list[Page]
     problems: list[Problem]
     site: Site
+    read: Read
+
+    @cached_property
+    def pages(self) -> list[Page]:
+        """Return every page; made when asked for, with all that it takes, which who only checks never does."""
+        from generator.pages import pages
+
+        return pages(self.site, self.read)
 
     @cached_property
     def assets(self) -> list[Asset]:
-        """Return every file that is no page; made when asked for, which who only checks never does."""
+        """Return every file that is no page."""
+        from generator.pages import assets
+
         return assets(self.site)
 
     @property
@@ -66,5 +75,6 @@ def build(
         {slug: runs.missing[slug] for slug in runs.outdated},
         {file: tuple(group) for file, group in groupby(problems, key=lambda one: one.file)},
     )
-    made, found = pages(site)
-    return Built(library, runs, made, sorted({*problems, *found}, key=lambda one: (*one.place, one.what)), site)
+    found = read(site)
+    every = sorted({*problems, *found.problems}, key=lambda one: (*one.place, one.what))
+    return Built(library, runs, every, site, found)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from generator import markup, regular
-from generator.expand import Body, expand
+from generator import markup
+from generator.expand import Body
 from generator.graph import Near, near
 from generator.partials import partial, show_problems, templates
 from generator.schema import Note, Page, Paper, Problem
@@ -75,24 +73,6 @@ def _share(note: Note, site: Site) -> dict[str, str]:
 def _discussion(note: Note, site: Site) -> str:
     said = site.about.discussion
     return said.replace("{slug}", note.slug).replace("{title}", quote(note.front.title, safe=""))
-
-
-def render_home(note_file: Path, site: Site, embeds: dict[str, Callable[..., Any]]) -> tuple[str, tuple[Problem, ...]]:
-    """Return the home page's Markdown, with the embeds that only it has."""
-    file = note_file.relative_to(site.library.root).as_posix()
-    body = "# Notes\n\n{{ cards() }}\n"
-    problems: tuple[Problem, ...] = ()
-    if note_file.exists() and not note_file.is_symlink():
-        try:
-            body = regular.text(note_file)
-        except UnicodeDecodeError:
-            problems = (Problem(file, 1, "not UTF-8", "save the file as UTF-8", code="not-utf8"),)
-        except OSError as error:
-            what, fix = f"cannot be read: {error.strerror}", "check the file and its permissions"
-            problems = (Problem(file, 1, what, fix, code="unreadable"),)
-    home = Note.model_construct(slug="index", file=file, front=None, body=body, body_line=1, places={})
-    filled = expand(home, site, embeds)
-    return filled.markdown, (*problems, *filled.problems)
 
 
 def _references(own: list[Paper], body: Body, site: Site) -> list[Paper]:

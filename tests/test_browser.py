@@ -11,8 +11,8 @@ import pytest
 from browsing import CHROMIUM, FLAGS, SCHEMES, WIDTHS, opened, served, until
 from conftest import Project
 
+from generator.filled import NEWEST
 from generator.load import load
-from generator.pages import NEWEST
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [

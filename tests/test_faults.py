@@ -335,12 +335,14 @@ def test_files_that_go_between_loading_and_showing_are_problems(toy):
     shutil.rmtree(runs.results["toy"].folder)
     (toy.root / "notes/index.md").unlink()
     assert any("cannot be read" in str(problem) for problem in check(library))
+    from generator.filled import read
     from generator.pages import pages
     from generator.site import Site
 
-    made, problems = pages(Site(library, runs.results))
-    assert any("No such file or directory" in str(problem) for problem in problems)
-    assert "toy.md" in {page.path for page in made}
+    site = Site(library, runs.results)
+    found = read(site)
+    assert any("No such file or directory" in str(problem) for problem in found.problems)
+    assert "toy.md" in {page.path for page in pages(site, found)}
 
 
 @pytest.mark.parametrize("moment", ["queued", "started"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from generator.expand import expand
+from generator.filled import read
 from generator.load import load
 from generator.pages import pages
 from generator.render import render
@@ -210,9 +211,10 @@ def digest(toy, tmp_path):
         toy.note("gathered", body=body, **({"kind": "digest"} | front))
         library = load(toy.root)
         assert not library.problems, library.problems
-        made, problems = pages(Site(library, results=results))
-        by_path = {page.path: page.markdown for page in made}
-        return by_path, [str(problem) for problem in problems]
+        site = Site(library, results=results)
+        found = read(site)
+        by_path = {page.path: page.markdown for page in pages(site, found)}
+        return by_path, [str(problem) for problem in found.problems]
 
     return make
 

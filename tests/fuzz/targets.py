@@ -25,6 +25,7 @@ from generator import bibliography, bounded, safe
 from generator import load as loader
 from generator.check import check
 from generator.expand import expand
+from generator.filled import read as filled
 from generator.fingerprint import Fingerprints
 from generator.formulae import FormulaError, mathml
 from generator.intake import files as intake
@@ -163,7 +164,7 @@ def site(text: str) -> None:
     """Make every page and file of a site with a note of this body."""
     whole = _with(_read(f"---\n{HEAD}\n---\n{text}"))
     made = Site(whole, {"toy": _result()})
-    pages(made)
+    pages(made, filled(made))
     assets(made)
 
 
@@ -189,7 +190,8 @@ def bib(text: str) -> None:
     papers, problems = bibliography.read_papers(text, "notes/library.bib")
     assert all(isinstance(one.file, str) for one in problems)
     whole = library().model_copy(update={"papers": papers})
-    pages(Site(whole))
+    made = Site(whole)
+    pages(made, filled(made))
 
 
 def formula(text: str) -> None:
@@ -208,7 +210,7 @@ def result(document: Any) -> None:
             ),
             {"toy": _result(document)},
         )
-        pages(made)
+        pages(made, filled(made))
         assets(made)
 
 
@@ -220,7 +222,8 @@ def speed(document: Any) -> None:
         path.write_text(json.dumps(document), encoding="utf-8")
         with contextlib.suppress(RecordedError):
             recorded.read(path)
-        pages(Site(_with(_read(f"---\n{HEAD}\n---\n{BODY}")), {"toy": _result()}))
+        made = Site(_with(_read(f"---\n{HEAD}\n---\n{BODY}")), {"toy": _result()})
+        pages(made, filled(made))
     finally:
         path.unlink()
 
