@@ -37,24 +37,33 @@ def split(text: str) -> tuple[str, str, int]:
 def compose(head: str, anchors: bool = True) -> yaml.MappingNode:
     """Return front matter as a node; raise FrontError. `anchors` may stand where nothing refers to them."""
     try:
-        # An alias can make a small file enormous, deep nesting a slow one; no note needs either.
-        depth = 0
-        for event in yaml.parse(head, Loader=yaml.SafeLoader):
-            at = place(event.start_mark)
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or (not anchors and getattr(event, "anchor", None)):
-                what = "front matter: YAML aliases are not used here"
-                raise FrontError(at, what, "write the value out", "yaml-alias")
-            if tag := getattr(event, "tag", None):
-                raise FrontError(at, "front matter: YAML tags are not used here", f"drop {tag[:40]}", "yaml-tag")
-            if depth > DEPTH_LIMIT:
-                raise FrontError(at, "front matter: nested too deeply", "close the brackets", "yaml-depth")
-        node = yaml.compose(head, Loader=yaml.SafeLoader)
+        node = _Loader(head, anchors).get_single_node()
     except (yaml.YAMLError, RecursionError) as error:
         raise unread(error, "quote values that hold ': ' or start with a special character") from None
     if not isinstance(node, yaml.MappingNode):
         raise FrontError((1, 1), "front matter is not a mapping", "write lines such as 'title: …'", "yaml")
     return node
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what can make a small file enormous or a short one slow: aliases, tags, deep nesting. No note needs them."""
+
+    def __init__(self, head: str, anchors: bool) -> None:
+        super().__init__(head)
+        self.anchored = anchors
+        self.depth = 0
+
+    def get_event(self) -> yaml.Event:
+        event = super().get_event()
+        at = place(event.start_mark)
+        self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or (not self.anchored and getattr(event, "anchor", None)):
+            raise FrontError(at, "front matter: YAML aliases are not used here", "write the value out", "yaml-alias")
+        if tag := getattr(event, "tag", None):
+            raise FrontError(at, "front matter: YAML tags are not used here", f"drop {tag[:40]}", "yaml-tag")
+        if self.depth > DEPTH_LIMIT:
+            raise FrontError(at, "front matter: nested too deeply", "close the brackets", "yaml-depth")
+        return event
 
 
 def unread(error: Exception, fix: str) -> FrontError:
