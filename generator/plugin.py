@@ -53,7 +53,6 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
         self.file = ""
         self.drawings: list[str] = []
         """Of the page that MkDocs is turning into HTML."""
-        self.index: dict[str, bytes] = {}
         self.notes: list[File] = []
         """The pages that the search finds."""
         self.written: set[str] = set()
@@ -164,21 +163,11 @@ class PapernotesPlugin(BasePlugin[PapernotesConfig]):
             raise PluginError(f"{what}; make room, or choose another place with -d; {left}")
 
     def _index(self, config: MkDocsConfig) -> None:
-        folder = Path(config.site_dir) / search.FOLDER
-        if self.index:  # while serving, the index of the first build has to do: making one takes longer than all else
-            for name, data in self.index.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(data)
-            return
+        pages = ((file.url, Path(file.abs_dest_path).read_text(encoding="utf-8")) for file in self.notes)
         try:
-            search.index(
-                ((file.url, Path(file.abs_dest_path).read_text(encoding="utf-8")) for file in self.notes), folder
-            )
+            search.index(pages, Path(config.site_dir) / search.FOLDER)
         except RuntimeError as error:
             log.warning("%s", error)
-        if self.serving:
-            files = (path for path in folder.rglob("*") if path.is_file() and path.name != "words.json")
-            self.index = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     def on_serve(self, server: LiveReloadServer, *, config: MkDocsConfig, builder: object) -> LiveReloadServer:
         root = Path(config.config_file_path or "mkdocs.yml").resolve().parent
