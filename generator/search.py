@@ -13,6 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from pagefind.service import get_executable
@@ -40,7 +41,8 @@ def index(pages: Iterable[tuple[str, str]], folder: Path) -> None:
     """
     try:
         with tempfile.TemporaryDirectory() as root:
-            for address, html in [*pages] or [_NONE]:
+            rest = iter(pages)  # one at a time: together they may be large
+            for address, html in chain([next(rest, _NONE)], rest):
                 page = Path(root, address, "index.html") if address.endswith("/") else Path(root, address)
                 page.parent.mkdir(parents=True, exist_ok=True)
                 page.write_text(html, encoding="utf-8")
